@@ -1,0 +1,42 @@
+# Each target sets up what it needs: a virtual environment of its own in .venv, torch pinned first, then the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+WORKERS ?= 2
+
+.PHONY: help demo test check format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+demo: $(READY) ## train a small vision transformer, compile it, check it, start it warm
+	@$(BIN)/python examples/digits_vit.py
+
+test: $(READY) ## the tests (under ten minutes on two cores)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+check: $(READY) ## lint, format, types, and the tree in figures
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python tools/figures.py
+
+format: $(READY) ## apply the formatter and the safe fixes
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY) ## start-up seconds beside torch.compile (about four minutes)
+	@$(BIN)/python -m benchmarks.startup $(ARGS)
+
+clean: ## remove the environment and what tools left behind
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@echo "[1/3] a virtual environment in .venv ($$($(PYTHON) --version))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "[2/3] torch (some minutes the first time)"
+	@$(PIP) install -c constraints.txt torch setuptools
+	@echo "[3/3] tracejit and what its tests use"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@

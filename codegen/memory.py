@@ -1,0 +1,216 @@
+"""The memory plan: when each variable of a program is used last, and which dead buffer a new one
+takes over.
+
+A buffer is taken over only if this plan allocated it and nothing can still see it: no output, no
+write, no view that is used later, no result of a library call that may alias it. An output never
+takes over another's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracejit.fuse.program import (
+    Alias,
+    CheckIndex,
+    Expect,
+    Program,
+    Ref,
+    RunExtern,
+    RunKernel,
+    Slot,
+    Step,
+)
+from tracejit.ir.dtypes import itemsize
+from tracejit.runtime import private
+from tracejit.runtime.externs import resolve
+
+MOST_WASTE = 2  # a dead buffer is taken over by one of at least this fraction of its size
+
+
+@dataclass
+class MemoryPlan:
+    """`donor`: for a new variable the dead one whose memory it takes. `deletes`: names that end
+    after each step."""
+
+    donor: dict[str, str] = field(default_factory=dict)
+    deletes: list[list[str]] = field(default_factory=list)
+    # For each variable a representative of all that may share its memory.
+    groups: dict[str, str] = field(default_factory=dict)
+    peak: int = 0  # bytes of the plan's own buffers alive at once, at most
+    allocated: int = 0  # bytes asked of the allocator in one run
+
+
+def span(slot: Slot) -> int:
+    """Elements from the first to the last that the slot's geometry reaches; 0 if it is empty."""
+    if any(size == 0 for size in slot.sizes):
+        return 0
+    steps = zip(slot.sizes, slot.strides, strict=True)
+    return 1 + sum(int((size - 1) * stride) for size, stride in steps)
+
+
+def reads(step: Step) -> Iterator[str]:
+    """Variables that a step uses, those of its own results left out."""
+    if isinstance(step, RunKernel):
+        made = {slot.name for slot in step.outs}
+        yield from (name for name in step.args.values() if name not in made)
+    elif isinstance(step, RunExtern):
+        yield from refs((step.args, tuple(step.kwargs.values())))
+    elif isinstance(step, Alias):
+        yield step.base
+    elif isinstance(step, (Expect, CheckIndex)):
+        yield step.name
+
+
+def refs(tree: Any) -> Iterator[str]:
+    """Names of the tensor variables in an extern call's arguments."""
+    if isinstance(tree, Ref):
+        yield tree.name
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from refs(item)
+
+
+def makes(step: Step) -> tuple[Slot, ...]:
+    """The variables that a step defines."""
+    if isinstance(step, (RunKernel, RunExtern)):
+        return step.outs
+    return (step.out,) if isinstance(step, Alias) else ()
+
+
+def may_alias(op: str) -> bool:
+    """Whether results of the op may share memory with its arguments: as its schema says, or if it
+    is composite."""
+    function = resolve(op)
+    schema = getattr(function, "_schema", None)
+    if schema is None or any(result.alias_info is not None for result in schema.returns):
+        return True
+    return private.is_composite(function)
+
+
+class _Groups:
+    """Union-find over variable names."""
+
+    def __init__(self) -> None:
+        self.parent: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        while self.parent.setdefault(name, name) != name:
+            name = self.parent[name]
+        return name
+
+    def join(self, left: str, right: str) -> None:
+        self.parent[self.find(left)] = self.find(right)
+
+
+def sharing(program: Program) -> dict[str, str]:
+    """For each variable a representative: two with different ones never share memory."""
+    groups = _Groups()
+    for slot in program.inputs:
+        groups.find(slot.name)
+    for step in program.steps:
+        for slot in makes(step):
+            groups.find(slot.name)
+        if isinstance(step, Alias) or (isinstance(step, RunExtern) and may_alias(step.op)):
+            for name in reads(step):
+                for slot in makes(step):
+                    groups.join(slot.name, name)
+    return {name: groups.find(name) for name in list(groups.parent)}
+
+
+def memory_plan(program: Program) -> MemoryPlan:
+    """Plan the memory of a program. Raises ValueError if it uses a variable that no step
+    defines."""
+    plan = MemoryPlan(groups=sharing(program))
+    end = len(program.steps)
+    last = _last_uses(program, end)
+    group_last: dict[str, int] = {}
+    for name, step in last.items():
+        if name not in plan.groups:
+            raise ValueError(f"{name} is used before it is defined")
+        group = plan.groups[name]
+        group_last[group] = max(group_last.get(group, -1), step)
+    _take_over(program, plan, group_last, end)
+    taken = set(plan.donor.values())
+    inputs = {slot.name for slot in program.inputs}
+    plan.deletes = [[] for _ in program.steps]
+    for name, step in last.items():
+        if step < end and name not in taken and name not in inputs:
+            plan.deletes[step].append(name)
+    _measure(program, plan, last)
+    return plan
+
+
+def _last_uses(program: Program, end: int) -> dict[str, int]:
+    """The step that uses each variable last; `end` for what the program returns or writes."""
+    last: dict[str, int] = {slot.name: -1 for slot in program.inputs}
+    for number, step in enumerate(program.steps):
+        for name in (*(slot.name for slot in makes(step)), *reads(step)):
+            last[name] = number
+    for name in results(program):
+        last[name] = end
+    return last
+
+
+def results(program: Program) -> Iterable[str]:
+    """Variables needed at the end."""
+    return (
+        *program.outputs,
+        *(value for _, value in program.writes),
+        *(name for name, _ in program.writes),
+    )
+
+
+def _take_over(program: Program, plan: MemoryPlan, group_last: dict[str, int], end: int) -> None:
+    """Choose, for each buffer in order, the smallest dead one of its dtype and device that holds
+    it."""
+    dead: list[Slot] = []
+    alive: list[Slot] = []
+    for number, step in enumerate(program.steps):
+        if not isinstance(step, RunKernel):
+            continue
+        dead += [slot for slot in alive if group_last[plan.groups[slot.name]] < number]
+        alive = [slot for slot in alive if group_last[plan.groups[slot.name]] >= number]
+        for slot in step.outs:
+            if group_last[plan.groups[slot.name]] == end:
+                continue  # it escapes: it has its own memory, and nobody takes it
+            alive.append(slot)
+            donor = _best(dead, slot)
+            if donor is not None:
+                dead.remove(donor)
+                plan.donor[slot.name] = donor.name
+
+
+def _best(dead: list[Slot], slot: Slot) -> Slot | None:
+    need = span(slot)
+    fits = [
+        d
+        for d in dead
+        if d.dtype == slot.dtype
+        and d.device == slot.device
+        and need <= span(d) <= MOST_WASTE * need
+    ]
+    return min(
+        fits,
+        key=lambda d: (span(d), (d.sizes, d.strides) != (slot.sizes, slot.strides)),
+        default=None,
+    )
+
+
+def _measure(program: Program, plan: MemoryPlan, last: dict[str, int]) -> None:
+    """Fill in `peak` and `allocated`, by running through the program with sizes only."""
+    held: dict[str, int] = {}
+    now = 0
+    for number, step in enumerate(program.steps):
+        if isinstance(step, (RunKernel, RunExtern)):
+            for slot in step.outs:
+                donor = plan.donor.get(slot.name)
+                size = held.pop(donor) if donor else span(slot) * itemsize(slot.dtype)
+                now += 0 if donor else size
+                plan.allocated += 0 if donor else size
+                held[slot.name] = size
+        plan.peak = max(plan.peak, now)
+        for name in plan.deletes[number]:
+            now -= held.pop(name, 0)

@@ -1,0 +1,28 @@
+"""Whether a call happens inside something that must see the function's own operations."""
+
+from __future__ import annotations
+
+import torch
+
+from tracejit.runtime import private
+
+
+def traced() -> bool:
+    """True inside another tracer: a dispatch mode (fake tensors, make_fx, a recording), a functorch
+    transform, torch.jit.trace, Dynamo, or a function mode other than a default device. The plain
+    function runs there."""
+    return bool(
+        _dispatch_modes()
+        or _functorch() is not None
+        or (_function_modes() and _foreign_function_mode())
+        or _jit_state() is not None
+        or torch.compiler.is_compiling()
+    )
+
+
+_dispatch_modes, _functorch, _function_modes, _jit_state = private.mode_probes()
+
+
+def _foreign_function_mode() -> bool:
+    """Whether an active function mode is more than `torch.device` as a context."""
+    return not all(map(private.is_device_context, private.function_mode_stack()))

@@ -1,0 +1,99 @@
+"""From what is stored to what runs: a record and its plan become a guard check, a plan and a way to
+rebuild outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tracejit.runtime import devices, guards, log, outputs
+from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
+from tracejit.runtime.plan import Plan, load
+from tracejit.runtime.targets import Choice
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Everything that a call needs, and for explain the names of the record and the plan it came
+    from."""
+
+    check: Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...] | None]
+    plan: Plan
+    rebuild: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+    key: str
+    record: str
+    target: str
+    guards: guards.GuardSet
+    kernels: Mapping[str, Kernel]
+    report: Mapping[str, Any]
+
+
+def bind(
+    check: Callable[..., Any],
+    found: guards.GuardSet,
+    record: Record,
+    stored: StoredPlan,
+    choice: Choice,
+) -> Bound:
+    """Load a stored plan. Offline, its text is loaded and its kernels are not: the target is not
+    here.
+
+    Raises what loading raises: ValueError for a text that breaks the rules of plans, a device's own
+    errors.
+    """
+    kernels: dict[str, Callable[..., Any]] = {}
+    if choice.offline:
+        kernels = dict.fromkeys(stored.kernels, _not_here)
+    else:
+        for name, kernel in stored.kernels.items():
+            kernels[name] = devices.load(kernel.source, kernel.binary)
+    plan = load(stored.text, stored.manifest, kernels, f"plan {stored.key[:12]}")
+    rebuild = outputs.compile_tree(record.outputs)
+    return Bound(
+        check,
+        plan,
+        rebuild,
+        stored.key,
+        record.key,
+        choice.target,
+        found,
+        stored.kernels,
+        stored.report,
+    )
+
+
+def bind_record(
+    store: Cache,
+    function_key: str,
+    record: Record,
+    function: Callable[..., Any],
+    choice: Choice,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Bound | None:
+    """The record's plan if its guards hold on this call and the plan is whole; None otherwise."""
+    name = f"{function_key}/{record.key}"
+    try:
+        found = guards.GuardSet.from_json(record.guards)
+    except (KeyError, TypeError, ValueError) as problem:
+        store.store.set_aside("records", name, f"its guards are not readable: {problem!r}")
+        return None
+    inputs = found.evaluate(function, args, kwargs)
+    if isinstance(inputs, guards.Failure):
+        log.say(log.FUSION, f"stored record {record.key[:12]} does not fit: {inputs}")
+        return None
+    stored = store.read_plan(record.plan)
+    if stored is None:
+        return None
+    try:
+        bound = bind(found.compile(function), found, record, stored, choice)
+    except Exception as problem:  # a plan that this machine cannot load is made again
+        store.store.set_aside("plans", record.plan, f"it cannot be loaded: {problem!r}")
+        return None
+    store.used(function_key, record, [kernel.key for kernel in stored.kernels.values()])
+    return bound
+
+
+def _not_here(*tensors: Any) -> None:
+    raise AssertionError("a kernel for a target that is not here was launched")

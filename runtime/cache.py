@@ -1,0 +1,242 @@
+"""What is stored on disk, and under which keys: kernels, plans, and records.
+
+    kernels/<key>            a kernel's text, what a launch needs to know, machine code, assembly
+    plans/<key>              a plan's text, its manifest, the keys of its kernels, explain's report
+    records/<function>/<key> guards as JSON, how outputs are rebuilt, and the plan they lead to
+
+A key is the sha256 of everything that can change the result: the content and `environment()`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import platform
+import re
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracejit.runtime import log
+from tracejit.runtime.config import config
+from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.store import FORMAT, Item, Store, default_directory, digest
+
+VERSION = "0.1.0"
+MOST_RECORDS = 64  # records of one function that are looked at in a search
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A stored kernel: its source, and its binary where the target has machine code."""
+
+    key: str
+    source: KernelSource
+    binary: Binary | None = None
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A stored plan. `kernels` maps names in the text to kernels; `report` is what explain shows
+    (JSON)."""
+
+    key: str
+    text: str
+    manifest: dict[str, Any]
+    kernels: dict[str, Kernel]
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A stored record: under these guards, that plan, its outputs rebuilt so. `summary` is one line
+    for people."""
+
+    key: str
+    guards: dict[str, Any]
+    outputs: Any
+    plan: str
+    summary: str = ""
+
+
+@functools.cache
+def environment(target: str, numerics: str) -> dict[str, str]:
+    """Everything outside the program that can change what is generated or how it runs. All keys
+    contain it."""
+    needs_triton = target != "reference"
+    return {
+        "format": str(FORMAT),
+        "tracejit": VERSION,
+        "sources": _checkout_state(),
+        "torch": f"{torch.__version__} {torch.version.git_version}",
+        "runtime": f"cuda {torch.version.cuda} hip {torch.version.hip}",
+        "triton": _triton_version() if needs_triton else "",
+        "python": f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}",
+        "machine": platform.machine(),
+        "target": target,
+        "numerics": numerics,
+    }
+
+
+def _triton_version() -> str:
+    """Triton's version without importing it; "" if it is not installed."""
+    if "triton" in sys.modules:
+        return str(sys.modules["triton"].__version__)
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return ""
+    found = re.search(r"__version__\s*=\s*['\"](.+?)['\"]", Path(spec.origin).read_text())
+    if found:
+        return found[1]
+    import triton
+
+    return str(triton.__version__)
+
+
+def _checkout_state() -> str:
+    """In a source checkout, a digest of the files' sizes and times, so that an edit is a new key;
+    else ""."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "tracejit" / "__init__.py").exists() or not (root / "pyproject.toml").exists():
+        return ""
+    states = []
+    for folder in ("tracejit", "codegen", "runtime"):
+        for path, _, files in os.walk(root / folder):
+            for name in files:
+                if name.endswith(".py"):
+                    status = os.stat(f"{path}/{name}")
+                    states.append(
+                        f"{path[len(str(root)) :]}/{name} {status.st_size} {status.st_mtime_ns}"
+                    )
+    return digest("\n".join(sorted(states)))[:16]
+
+
+class Cache:
+    """Kernels, plans and records in one store."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.store = Store(directory or default_directory())
+        self._trimmed = False
+
+    # kernels
+
+    @staticmethod
+    def kernel_key(source: KernelSource, numerics: str) -> str:
+        """The key of a kernel from what it is made of, known before it is compiled."""
+        return digest(environment(source.target, numerics), source.to_json())
+
+    def write_kernel(self, kernel: Kernel) -> bool:
+        """Store a kernel; False if the disk does not take it."""
+        source = kernel.source.to_json()
+        parts = {"kernel.py": source.pop("text").encode()}
+        binary = None
+        if kernel.binary is not None:
+            binary = kernel.binary.to_json()
+            parts["binary"] = kernel.binary.code
+            parts["assembly"] = kernel.binary.assembly.encode()
+        return self.store.write(
+            "kernels", kernel.key, Item({"source": source, "binary": binary}, parts)
+        )
+
+    def read_kernel(self, key: str) -> Kernel | None:
+        """The kernel, or None if it is not stored (or was damaged)."""
+        item = self.store.read("kernels", key)
+        if item is None:
+            return None
+        source = KernelSource.from_json({**item.fields["source"], "text": item.text("kernel.py")})
+        data, binary = item.fields["binary"], None
+        if data is not None:
+            binary = Binary.from_json(data, item.parts["binary"], item.text("assembly"))
+        return Kernel(key, source, binary)
+
+    # plans
+
+    def write_plan(self, plan: StoredPlan) -> bool:
+        """Store a plan and those of its kernels that are not stored yet, kernels first."""
+        if not self._trimmed:  # once in a process is enough
+            self._trimmed = True
+            self.store.trim()
+        for kernel in plan.kernels.values():
+            if not self.store.path("kernels", kernel.key).exists() and not self.write_kernel(
+                kernel
+            ):
+                return False
+        fields = {
+            "manifest": plan.manifest,
+            "kernels": {name: kernel.key for name, kernel in plan.kernels.items()},
+        }
+        parts = {"plan.py": plan.text.encode(), "report.json": json.dumps(plan.report).encode()}
+        return self.store.write("plans", plan.key, Item(fields, parts))
+
+    def read_plan(self, key: str) -> StoredPlan | None:
+        """The plan with all its kernels, or None if any part is missing or damaged."""
+        item = self.store.read("plans", key)
+        if item is None:
+            return None
+        kernels = {}
+        for name, kernel_key in item.fields["kernels"].items():
+            kernel = self.read_kernel(kernel_key)
+            if kernel is None:
+                return None
+            kernels[name] = kernel
+        return StoredPlan(key, item.text("plan.py"), item.fields["manifest"], kernels)
+
+    def read_report(self, key: str) -> dict[str, Any]:
+        """What explain shows of a plan; {} if it is not stored."""
+        item = self.store.read("plans", key)
+        report: dict[str, Any] = json.loads(item.text("report.json")) if item else {}
+        return report
+
+    # records
+
+    def write_record(self, function: str, record: Record) -> bool:
+        """Store a record of a function. Its plan must have been stored before."""
+        fields = {
+            "guards": record.guards,
+            "outputs": record.outputs,
+            "plan": record.plan,
+            "summary": record.summary,
+        }
+        return self.store.write("records", f"{function}/{record.key}", Item(fields))
+
+    def read_record(self, function: str, key: str) -> Record | None:
+        item = self.store.read("records", f"{function}/{key}")
+        if item is None:
+            return None
+        fields = item.fields
+        return Record(key, fields["guards"], fields["outputs"], fields["plan"], fields["summary"])
+
+    def records(self, function: str) -> Iterator[Record]:
+        """Stored records of a function, those used last first."""
+        for key in self.store.keys("records", function)[:MOST_RECORDS]:
+            record = self.read_record(function, key.rpartition("/")[2])
+            if record is not None:
+                yield record
+
+    def used(self, function: str, record: Record, kernels: Iterable[str]) -> None:
+        """Note that a record led to a plan, for least-recently-used order."""
+        self.store.touch("records", f"{function}/{record.key}")
+        self.store.touch("plans", record.plan)
+        for key in kernels:
+            self.store.touch("kernels", key)
+
+
+_caches: dict[str, Cache] = {}
+_lock = threading.Lock()
+
+
+def shared() -> Cache:
+    """The process's cache for the directory that the configuration names now."""
+    with _lock:
+        cache = _caches.get(config.cache_dir)
+        if cache is None:
+            cache = _caches[config.cache_dir] = Cache()
+            log.say(log.CACHE, f"cache at {cache.store.directory}")
+        return cache

@@ -1,0 +1,162 @@
+"""Guards in the process: one generated straight-line function, bound to the objects that the guards
+reached.
+
+Objects that live on between calls (modules, configurations, functions, dicts) are bound once: the
+function compares identities, `d7['p'] is c7`. What a caller builds anew for each call (argument
+lists and dicts) is walked instead. A miss of an identity says nothing yet: the guards are evaluated
+one by one (`GuardSet.values`), and if they hold the function is bound to the new objects; an object
+that changes its identity again and again is walked from then on.
+
+The topmost bound objects are held weakly, so that a check keeps no model alive; a full garbage
+collection drops all bindings first, so that models in reference cycles die too.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+
+from tracejit.runtime import log
+from tracejit.runtime.checktext import MISS, Function, Text
+from tracejit.runtime.errors import CompilerWarning
+from tracejit.runtime.guards import Failure, GuardSet
+
+Inputs = tuple[torch.Tensor, ...]
+MOST_CHURN = 2  # changes of one object's identity after which it is walked
+MOST_BINDINGS = 4  # object graphs (two models, alternating) that stay bound
+
+
+def _unbound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return MISS
+
+
+class Binding:
+    """A generated check and the weak references that end it."""
+
+    __slots__ = ("function", "refs", "values")
+
+    def __init__(self, checker: Checker, text: Text, code: CodeType) -> None:
+        self.function: Function = FunctionType(code, text.names)
+        owner = weakref.ref(checker)
+
+        def dead(_: Any) -> None:
+            found = owner()
+            if found is not None:
+                found.forget(self)
+
+        self.refs = [weakref.ref(value, dead) for value in text.weak]
+        # Which object stood where, by id only: compared after a miss to find what keeps changing.
+        self.values = [id(value) for value in text.values]
+
+
+class Checker:
+    """The check of one guard set for one function."""
+
+    def __init__(self, guards: GuardSet, fn: Any) -> None:
+        self.guards = guards
+        self.fn = fn
+        self.fast: Function = _unbound
+        self.bindings: tuple[Binding, ...] = ()
+        self.walked: set[int] = set()
+        self.churn: dict[int, int] = {}
+        self.codes: dict[str, CodeType] = {}  # text -> code: binding again does not compile again
+        self.held = 0  # evaluations that held
+        self.suspect = -1  # the node that failed last: likely to fail again, and looked at first
+        self.lock = threading.RLock()
+        _live.add(self)
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+        """The inputs of the program, or None if a guard does not hold."""
+        found = self.fast(args, kwargs)
+        if found is MISS:
+            return self.miss(args, kwargs)
+        return found  # type: ignore[no-any-return]
+
+    def miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+        """An object is not the bound one: try the other bindings, then evaluate guard by guard and
+        bind anew.
+        """
+        for binding in self.bindings:
+            found = binding.function(args, kwargs)
+            if found is not MISS:
+                self.fast = binding.function
+                return found  # type: ignore[no-any-return]
+        if self.suspect >= 0 and self.guards.fails(self.suspect, self.fn, args, kwargs):
+            return None
+        values = self.guards.values(self.fn, args, kwargs)
+        if isinstance(values, Failure):
+            self.suspect = values.node
+            return None
+        self.held += 1
+        if self.held > 1:  # a call that comes once is not worth a compiled check (5 ms for a model)
+            with self.lock:
+                self.try_bind(values)
+        return tuple(values[index] for index in self.guards.input_nodes)
+
+    def try_bind(self, values: list[Any]) -> None:
+        """Bind; if that fails, which is a fault of ours, go on evaluating guard by guard."""
+        try:
+            self.bind(values)
+        except Exception as problem:
+            text = f"guards could not be compiled and are evaluated one by one: {problem!r}"
+            log.warn_once(text, CompilerWarning)
+
+    def bind(self, values: list[Any]) -> None:
+        """Make a check for these objects the first one tried."""
+        self.notice_churn(values)
+        text = Text(self.guards, values, self.walked)
+        source = text.generate()
+        code = self.codes.get(source)
+        if code is None:
+            code = self.codes[source] = _compile(source)
+        binding = Binding(self, text, code)
+        self.bindings = (binding, *self.bindings[: MOST_BINDINGS - 1])
+        self.fast = binding.function
+
+    def notice_churn(self, values: list[Any]) -> None:
+        """Count the objects that are others than in the last binding; walk those that change again
+        and again.
+        """
+        if not self.bindings:
+            return
+        for index, old in enumerate(self.bindings[0].values):
+            if old != id(values[index]) and self.guards.nodes[index].check in ("type", "container"):
+                self.churn[index] = self.churn.get(index, 0) + 1
+                if self.churn[index] > MOST_CHURN + MOST_BINDINGS:
+                    self.walked.add(index)
+                    self.bindings = ()
+
+    def forget(self, binding: Binding) -> None:
+        """An object of a binding died."""
+        self.bindings = tuple(other for other in self.bindings if other is not binding)
+        self.fast = self.bindings[0].function if self.bindings else _unbound
+
+    def drop(self) -> None:
+        """Forget all bindings; the next call evaluates and binds again."""
+        self.bindings, self.fast = (), _unbound
+
+
+def _compile(source: str) -> CodeType:
+    """The code of the generated function."""
+    module = compile(source, "<guards>", "exec")
+    return next(constant for constant in module.co_consts if isinstance(constant, CodeType))
+
+
+_live: weakref.WeakSet[Checker] = weakref.WeakSet()
+
+
+def _before_collection(phase: str, info: dict[str, int]) -> None:
+    """Before a full collection drop what the checks hold, so that models in reference cycles can be
+    collected.
+    """
+    if phase == "start" and info["generation"] == 2:
+        for checker in list(_live):
+            checker.drop()
+
+
+gc.callbacks.append(_before_collection)

@@ -1,0 +1,261 @@
+"""Guards as data: what a recorded call read, as access paths with predicates, and their evaluation
+on another call.
+
+A `GuardSet` is a list of nodes. A node reaches a value from its parent's value by one step
+(runtime.paths) and says what it must be (runtime.predicates); parents come before children. The
+same nodes are compiled to one function in the process (runtime.checker), and evaluated one by one
+from JSON in another (`GuardSet.evaluate`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from tracejit.runtime import sharing, state
+from tracejit.runtime.constants import MISSING
+from tracejit.runtime.paths import STEPS, print_step
+from tracejit.runtime.predicates import PREDICATES, explain
+
+Check = Callable[[tuple[Any, ...], dict[str, Any]], "tuple[torch.Tensor, ...] | None"]
+VERSION = 1
+
+
+class Node(NamedTuple):
+    """`step` and `key` lead from the value of node `parent` (-1 for none) to this node's value.
+
+    `check` names the predicate that the value fulfils, `expected` (JSON) is its parameter.
+    """
+
+    parent: int
+    step: str
+    key: Any
+    check: str
+    expected: Any = None
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A node in words: the access path, the predicate's name and its parameter."""
+
+    path: str
+    check: str
+    expected: Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A guard that does not hold: its path, what was recorded, and what is there now."""
+
+    path: str
+    expected: str
+    found: str
+    node: int = field(
+        default=-1, compare=False
+    )  # the node's index; -1 for ambient state and the like
+
+    def __str__(self) -> str:
+        return f"{self.path} was {self.expected}, is {self.found}"
+
+
+@dataclass(eq=False)
+class GuardSet:
+    """All that must hold for a recorded program to stand for a call, and where the program's inputs
+    are found.
+    """
+
+    nodes: list[Node]
+    input_nodes: list[int]  # the nodes of the program's inputs, in order
+    state: dict[str, Any]  # runtime.state.capture() when the call was recorded
+    packages: dict[str, str] = field(default_factory=dict)  # libraries whose code ran, and versions
+    names: list[str] = field(default_factory=list)  # positional parameters, for messages
+    groups: list[list[list[int]]] | None = (
+        None  # runtime.sharing.groups of the inputs, if some are written
+    )
+    refs: list[Any] = field(
+        default_factory=list
+    )  # values of "ref" nodes; weak references where possible
+    check: Check | None = field(default=None, repr=False)  # compiled for the recorded function
+
+    @property
+    def process_local(self) -> bool:
+        """Whether some guard holds only in this process, so that the set must not be stored."""
+        return any(node.step == "ref" or node.check == "is" for node in self.nodes)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Access paths of the program's inputs, in order."""
+        return [self.path(index) for index in self.input_nodes]
+
+    @property
+    def guards(self) -> list[Guard]:
+        """Every guard in words, in the order of evaluation."""
+        return [Guard(self.path(i), n.check, n.expected) for i, n in enumerate(self.nodes)]
+
+    def path(self, index: int) -> str:
+        """The access path of a node as a person writes it: `self.layers[3].dropout.p`."""
+        node = self.nodes[index]
+        if node.step == "fn":
+            return str(node.key)
+        if node.step in ("args", "kwargs"):
+            return node.step
+        if node.parent < 0:
+            return print_step("", node.step, node.key)
+        parent = self.nodes[node.parent]
+        if parent.step == "args" and node.step == "item":
+            return self.names[node.key] if node.key < len(self.names) else f"args[{node.key}]"
+        if parent.step == "kwargs" and node.step == "item":
+            return str(node.key)
+        if parent.step == "globals":
+            return f"global {parent.key}.{node.key}"
+        if node.step == "static" and parent.check == "class":
+            return f"{str(parent.expected).partition(':')[2]}.{node.key}"
+        return print_step(self.path(node.parent), node.step, node.key)
+
+    def evaluate(
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, ...] | Failure:
+        """The program's inputs in this call, or the first guard that fails. Takes about 1 µs a
+        guard.
+        """
+        found = self.values(fn, args, kwargs)
+        if isinstance(found, Failure):
+            return found
+        return tuple(found[index] for index in self.input_nodes)
+
+    def values(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | Failure:
+        """The value of each node in this call, or the first guard that fails."""
+        values: list[Any] = []
+        roots = {"fn": fn, "args": args, "kwargs": kwargs}
+        for index, node in enumerate(self.nodes):
+            parent = values[node.parent] if node.parent >= 0 else None
+            value = self.step(node, parent, roots)
+            if not PREDICATES[node.check](value, node.expected, values):
+                return self.failure(index, value)
+            values.append(value)
+        return self._distinct(values) or self._rest([values[i] for i in self.input_nodes]) or values
+
+    def _distinct(self, values: list[Any]) -> Failure | None:
+        """Tensors that were different objects still are: one could be written through the other."""
+        seen: dict[int, int] = {}
+        for index, node in enumerate(self.nodes):
+            if node.check == "tensor":
+                first = seen.setdefault(id(values[index]), index)
+                if first != index:
+                    was = f"another object than {self.path(first)}"
+                    return Failure(self.path(index), was, "the same")
+        return None
+
+    def failure(self, index: int, value: Any) -> Failure:
+        node = self.nodes[index]
+        found = explain(self.path(index), node.check, node.expected, value, self)
+        return Failure(*found, node=index)
+
+    def fails(self, index: int, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a guard on the path to one node, or the node's own, fails on this call."""
+        chain = [index]
+        while self.nodes[chain[-1]].parent >= 0:
+            chain.append(self.nodes[chain[-1]].parent)
+        value: Any = None
+        for at in reversed(chain):
+            node = self.nodes[at]
+            if node.check == "same":
+                return False  # takes another path to tell
+            value = self.step(node, value, {"fn": fn, "args": args, "kwargs": kwargs})
+            if not PREDICATES[node.check](value, node.expected, []):
+                return True
+        return False
+
+    def step(self, node: Node, parent: Any, roots: dict[str, Any]) -> Any:
+        """A node's value in a call, from its parent's."""
+        if node.step in roots:
+            return roots[node.step]
+        return self.ref(node.key) if node.step == "ref" else STEPS[node.step](parent, node.key)
+
+    def _rest(self, inputs: list[torch.Tensor]) -> Failure | None:
+        """What is not a path: ambient state, library versions, which inputs share memory."""
+        now = state.capture()
+        for name, expected in self.state.items():
+            if now.get(name) != expected:
+                return Failure(name, str(expected), str(now.get(name)))
+        for name, version in self.packages.items():
+            if (here := package_version(name)) != version:
+                return Failure(f"version of {name}", version, here)
+        if self.groups is not None and (groups := sharing.groups(inputs)) != self.groups:
+            names = self.inputs
+            return Failure(
+                "sharing of memory", sharing.words(self.groups, names), sharing.words(groups, names)
+            )
+        return None
+
+    def ref(self, index: int) -> Any:
+        """The object of a "ref" node; MISSING if it died, or in another process."""
+        if index >= len(self.refs):
+            return MISSING
+        value = self.refs[index]()
+        return MISSING if value is None else value
+
+    def compile(self, fn: Any) -> Check:
+        """A function of (args, kwargs) that gives the inputs, or None if a guard fails: fast after
+        its first call.
+        """
+        from tracejit.runtime.checker import Checker
+
+        return Checker(self, fn).check
+
+    def bind(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Check | None:
+        """The compiled check if the guards hold on this call; None otherwise."""
+        return None if isinstance(self.evaluate(fn, args, kwargs), Failure) else self.compile(fn)
+
+    def to_json(self) -> dict[str, Any]:
+        """The set as JSON values; "ref" nodes never hold again once read back."""
+        return {
+            "version": VERSION,
+            "nodes": [list(node) for node in self.nodes],
+            "inputs": self.input_nodes,
+            "state": self.state,
+            "packages": self.packages,
+            "names": self.names,
+            "groups": self.groups,
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> GuardSet:
+        """The set that `to_json` described. Raises KeyError, TypeError or ValueError for anything
+        else.
+        """
+        if data["version"] != VERSION:
+            raise ValueError(f"guards of version {data['version']}")
+        nodes = [Node(*fields) for fields in data["nodes"]]
+        for index, node in enumerate(nodes):
+            known = node.step in STEPS and node.check in PREDICATES and node.parent < index
+            if not known:
+                raise ValueError(f"no guard is spelled {node}")
+        if not all(0 <= index < len(nodes) for index in data["inputs"]):
+            raise ValueError("an input is no node")
+        return GuardSet(
+            nodes, data["inputs"], data["state"], data["packages"], data["names"], data["groups"]
+        )
+
+
+def parameter_names(fn: Any) -> list[str]:
+    """Names of the positional parameters of a call of `fn`, for messages."""
+    try:
+        target = type(fn).forward.__get__(fn) if isinstance(fn, torch.nn.Module) else fn
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+
+def package_version(name: str) -> str:
+    """The version that an imported top-level package states; empty if it states none or is not
+    loaded.
+    """
+    return str(getattr(sys.modules.get(name), "__version__", ""))

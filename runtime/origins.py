@@ -1,0 +1,72 @@
+"""Whose code it is: the interpreter's and torch's, an installed library's, or the user's.
+
+Library code is covered by the library's version, user code by its hash.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import sysconfig
+from types import CodeType
+from typing import Any
+
+import torch
+
+CORE, OWN, LIBRARY, USER = "core", "own", "library", "user"
+
+_TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OWN = tuple(
+    {_HERE + os.sep}
+    | {os.path.realpath(os.path.join(_HERE, part)) + os.sep for part in ("", "runtime", "codegen")}
+)
+_STDLIB = tuple(
+    {os.path.realpath(sysconfig.get_paths()[name]) + os.sep for name in ("stdlib", "platstdlib")}
+)
+_SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+@functools.lru_cache(maxsize=4096)
+def origin_of_file(filename: str) -> str:
+    """CORE, OWN, LIBRARY or USER for a code object's `co_filename`."""
+    if filename.startswith("<frozen "):
+        return CORE
+    if filename.startswith(_OWN):
+        return OWN
+    path = os.path.realpath(filename)
+    if path.startswith(_TORCH) or filename.startswith(_TORCH):
+        return CORE
+    if any(mark in path for mark in _SITE):
+        return LIBRARY if package_of_file(path) else USER
+    return CORE if path.startswith(_STDLIB) else USER
+
+
+def package_of_file(filename: str) -> str:
+    """The top-level package of a file under site-packages; empty elsewhere or if it states no
+    version.
+    """
+    for mark in _SITE:
+        _, found, rest = filename.rpartition(mark)
+        if found:
+            name = rest.partition(os.sep)[0].removesuffix(".py")
+            return name if getattr(sys.modules.get(name), "__version__", "") else ""
+    return ""
+
+
+def origin_of_code(code: CodeType) -> str:
+    """CORE, OWN, LIBRARY or USER for the file that a code object was compiled from."""
+    return origin_of_file(code.co_filename)
+
+
+def is_user_code(value: Any) -> bool:
+    """Whether a function or class was written outside torch, the standard library and installed
+    packages.
+    """
+    code = getattr(value, "__code__", None)
+    if isinstance(code, CodeType):
+        return origin_of_code(code) == USER
+    module = sys.modules.get(getattr(value, "__module__", None) or "builtins")
+    file = getattr(module, "__file__", None)
+    return origin_of_file(file) == USER if file else getattr(module, "__name__", "") == "__main__"

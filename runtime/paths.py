@@ -1,0 +1,214 @@
+"""Access paths: how a guard reaches a value, one step from its parent's value at a time.
+
+A step is a name and a key, `("attr", "scale")`. Steps never run user code: no property, no
+`__getattr__`, no `__getitem__` of a user's class. A step that finds nothing gives MISSING.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from tracejit.runtime.constants import MISSING, decode
+
+_own_dict = object.__getattribute__
+
+
+def instance_dict(value: Any) -> dict[str, Any]:
+    """The `__dict__` of an object, past any `__getattribute__` of its class; an empty one if it has
+    none.
+    """
+    try:
+        found = _own_dict(value, "__dict__")
+    except AttributeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def static(kind: type, name: str) -> Any:
+    """What the classes of `kind`'s method resolution order hold under `name`, as it is stored
+    there.
+    """
+    for base in type.mro(kind) if kind is type else kind.__mro__:
+        found = base.__dict__.get(name, MISSING)
+        if found is not MISSING:
+            return found
+    return MISSING
+
+
+def _held(table: str) -> Callable[[Any, str], Any]:
+    """A step into one of the three dicts of an nn.Module."""
+
+    def step(value: Any, name: str) -> Any:
+        return (instance_dict(value).get(table) or {}).get(name, MISSING)
+
+    return step
+
+
+def _slot(value: Any, name: str) -> Any:
+    """A `__slots__` member, or an attribute that C code keeps (`tensor.grad`): its descriptor runs
+    no Python.
+    """
+    descriptor = static(type(value), name)
+    if descriptor is MISSING:
+        return MISSING
+    try:
+        return descriptor.__get__(value, type(value))
+    except AttributeError:
+        return MISSING
+
+
+def _item(value: Any, key: Any) -> Any:
+    """An element of a list, tuple, deque or dict (or a subclass), by the base's own lookup."""
+    key = decode(key)
+    try:
+        if isinstance(value, dict):
+            return dict.get(value, key, MISSING)
+        if isinstance(value, tuple):
+            return tuple.__getitem__(value, key)
+        return list.__getitem__(value, key) if isinstance(value, list) else value[key]
+    except (IndexError, KeyError, TypeError):
+        return MISSING
+
+
+def _nth(kind: Callable[[dict[Any, Any]], Any]) -> Callable[[Any, int], Any]:
+    def step(value: Any, index: int) -> Any:
+        found = list(kind(value)) if isinstance(value, dict) else []
+        return found[index] if index < len(found) else MISSING
+
+    return step
+
+
+def _cell(value: Any, name: str) -> Any:
+    """What a function's closure holds for one of its free variables."""
+    code, closure = getattr(value, "__code__", None), getattr(value, "__closure__", None) or ()
+    names = code.co_freevars if code is not None else ()
+    try:
+        return closure[names.index(name)].cell_contents
+    except (ValueError, IndexError):
+        return MISSING
+
+
+def _default(value: Any, index: int) -> Any:
+    found = getattr(value, "__defaults__", None) or ()
+    return found[index] if index < len(found) else MISSING
+
+
+def _attribute(name: str) -> Callable[[Any, Any], Any]:
+    """A step along a fixed attribute of a built-in type (`__func__` of a method, `args` of a
+    partial).
+    """
+
+    def step(value: Any, key: Any) -> Any:
+        return getattr(value, name, MISSING)
+
+    return step
+
+
+def _globals(value: Any, module: str) -> Any:
+    found = sys.modules.get(module)
+    return MISSING if found is None else instance_dict(found)
+
+
+def _context(value: Any, key: Any) -> Any:
+    return value.get(MISSING) if isinstance(value, contextvars.ContextVar) else MISSING
+
+
+def _deref(value: Any, key: Any) -> Any:
+    return value() if isinstance(value, weakref.ref) else MISSING
+
+
+def _logs(value: Any, key: list[Any]) -> Any:
+    name, level = key
+    return logging.getLogger(name).isEnabledFor(level)
+
+
+def _root(value: Any, key: Any) -> Any:
+    raise AssertionError("roots are given, not reached")
+
+
+STEPS: dict[str, Callable[[Any, Any], Any]] = {
+    # roots
+    "args": _root,
+    "kwargs": _root,
+    "fn": _root,
+    "ref": _root,  # an object that no path reaches, held by this process
+    "globals": _globals,  # a module's dict, by the module's name
+    "env": lambda value, name: os.environ.get(name, MISSING),
+    "logs": _logs,  # whether the logger [name, level] would emit
+    "class": lambda value, name: type(value),
+    "base": lambda value, index: value.__mro__[index] if isinstance(value, type) else MISSING,
+    # into an object
+    "attr": lambda value, name: instance_dict(value).get(name, MISSING),
+    "param": _held("_parameters"),
+    "buffer": _held("_buffers"),
+    "module": _held("_modules"),
+    "slot": _slot,
+    "dict": lambda value, key: instance_dict(value),
+    "hooks": lambda value, name: instance_dict(value).get(name, MISSING),
+    # into a container
+    "item": _item,
+    "nthkey": _nth(dict.keys),
+    "nthvalue": _nth(dict.values),
+    # into a class
+    "static": static,
+    # into a function, method, descriptor or partial
+    "cell": _cell,
+    "default": _default,
+    "kwdefault": lambda value, name: (getattr(value, "__kwdefaults__", None) or {}).get(
+        name, MISSING
+    ),
+    "func": _attribute("__func__"),
+    "self": _attribute("__self__"),
+    "fget": _attribute("fget"),
+    "wrapped": _attribute("__wrapped__"),
+    "partialfunc": _attribute("func"),
+    "partialargs": _attribute("args"),
+    "partialkeywords": _attribute("keywords"),
+    "namespace": _attribute("__globals__"),
+    "factory": _attribute("default_factory"),
+    # into the rest
+    "deref": _deref,
+    "context": _context,
+}
+
+
+def print_step(parent: str, step: str, key: Any) -> str:
+    """The path `parent` with one more step, as a person writes it."""
+    if step in ("attr", "param", "buffer", "module", "slot", "static", "hooks"):
+        return f"{parent}[{key}]" if str(key).isdigit() else f"{parent}.{key}"
+    if step == "item":
+        return f"{parent}[{decode(key)!r}]"
+    return _PRINTED[step].format(parent=parent, key=key)
+
+
+_PRINTED = {
+    "globals": "{key}",
+    "env": "environment variable {key}",
+    "logs": "logger {key[0]} enabled for level {key[1]}",
+    "ref": "object {key}",
+    "class": "type({parent})",
+    "base": "type({parent}).__mro__[{key}]",
+    "dict": "vars({parent})",
+    "nthkey": "key {key} of {parent}",
+    "nthvalue": "value {key} of {parent}",
+    "cell": "closure {key} of {parent}",
+    "default": "default {key} of {parent}",
+    "kwdefault": "default {key} of {parent}",
+    "func": "{parent}.__func__",
+    "self": "{parent}.__self__",
+    "fget": "{parent}.fget",
+    "wrapped": "{parent}.__wrapped__",
+    "partialfunc": "{parent}.func",
+    "partialargs": "{parent}.args",
+    "partialkeywords": "{parent}.keywords",
+    "namespace": "globals of {parent}",
+    "factory": "{parent}.default_factory",
+    "deref": "{parent}()",
+    "context": "{parent}.get()",
+}

@@ -1,0 +1,246 @@
+"""Loads a stored plan and runs it: `load(text, manifest, kernels)` gives a Plan, `plan.run(inputs)`
+its outputs.
+
+A plan's text may only use names that its manifest binds: library calls by their ATen name, kernels,
+dtypes, allocators and the helpers below. It is checked for that before it is compiled into a
+function without builtins.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+
+from tracejit.runtime import private
+from tracejit.runtime.externs import fastest
+from tracejit.runtime.reasons import Reason
+
+Tensors = tuple[torch.Tensor, ...]
+Run = Callable[[Tensors], Tensors]
+
+
+class Leave(Exception):
+    """A number or index computed by the plan differs from the recorded one. Nothing visible was
+    changed."""
+
+    def __init__(self, text: str, where: str = "") -> None:
+        super().__init__(text)
+        self.reason = Reason("left", text, where)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A loaded plan. `run` takes the inputs as a tuple and returns the outputs as a tuple; it may
+    raise Leave."""
+
+    run: Run
+    text: str
+    manifest: dict[str, Any]
+
+
+def load(
+    text: str,
+    manifest: Mapping[str, Any],
+    kernels: Mapping[str, Callable[..., Any]],
+    name: str = "plan",
+) -> Plan:
+    """The plan of a text and its manifest. `kernels` are launchables by the names the text uses.
+
+    Raises ValueError if the text uses a name that the manifest does not bind, or is more than one
+    function.
+    """
+    namespace = bindings(manifest, kernels)
+    file = f"<tracejit {name}>"
+    code = compile(text, file, "exec")
+    check(code, frozenset(namespace) | {"run"})
+    exec(code, namespace)
+    # So that a traceback through the plan shows its lines.
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    run = namespace["run"]
+    devices = sorted({d for d in manifest["allocators"].values() if not d.startswith("cpu")})
+    if devices:
+        run = _on_device(run)
+    if manifest["draws"]:
+        run = _keeping_random_state(run, bool(devices))
+    return Plan(run, text, dict(manifest))
+
+
+def check(code: CodeType, allowed: frozenset[str]) -> None:
+    """Raise ValueError unless `code` is one function `run` whose global and attribute names are all
+    in `allowed`."""
+    functions = [c for c in code.co_consts if isinstance(c, CodeType)]
+    if set(code.co_names) - {"run"} or [f.co_name for f in functions] != ["run"]:
+        raise ValueError("a plan's text is one function named run and nothing else")
+    (function,) = functions
+    if any(isinstance(c, CodeType) for c in function.co_consts):
+        raise ValueError("a plan's function contains another function")
+    unknown = sorted(set(function.co_names) - allowed)
+    if unknown:
+        raise ValueError(
+            f"a plan's text uses names that its manifest does not bind: {', '.join(unknown)}"
+        )
+
+
+def bindings(
+    manifest: Mapping[str, Any], kernels: Mapping[str, Callable[..., Any]]
+) -> dict[str, Any]:
+    """Everything that a plan's text may refer to."""
+    namespace: dict[str, Any] = {
+        "__builtins__": {},
+        **HELPERS,
+        "view": private.reinterpret_tensor(),
+    }
+    for name, op in manifest["externs"].items():
+        namespace[name] = fastest(op)
+    for name, (kind, value) in manifest["constants"].items():
+        namespace[name] = _constant(kind, value)
+    for name, device in manifest["allocators"].items():
+        namespace[name] = _allocator(device)
+    for name in manifest["kernels"]:
+        namespace[name] = kernels[name]
+    return namespace
+
+
+def _constant(kind: str, value: str) -> Any:
+    if kind == "dtype":
+        from tracejit.ir.dtypes import TORCH
+
+        return TORCH[value]
+    if kind == "device":
+        return torch.device(value)
+    found = getattr(torch, value)
+    if not isinstance(found, (torch.layout, torch.memory_format)):
+        raise ValueError(f"torch.{value} is no layout or memory format")
+    return found
+
+
+def _allocator(device: str) -> Callable[..., torch.Tensor]:
+    """`allocate(sizes, strides, dtype)` for a device, the fastest way there is."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return private.empty_strided_cpu()
+    if kind == "cuda":
+        return private.empty_strided_cuda()
+    target = torch.device(device)
+    return lambda sizes, strides, dtype: torch.empty_strided(
+        sizes, strides, dtype=dtype, device=target
+    )
+
+
+def _on_device(run: Run) -> Run:
+    """Run with the inputs' device as the current one: allocation and launches go there."""
+
+    def guarded(inputs: Tensors) -> Tensors:
+        index = next((t.get_device() for t in inputs if not t.is_cpu), -1)
+        if index < 0 or index == torch.cuda.current_device():
+            return run(inputs)
+        with torch.cuda.device(index):
+            return run(inputs)
+
+    return guarded
+
+
+def _keeping_random_state(run: Run, cuda: bool) -> Run:
+    """Put the generators back to where the call began if the plan is left after it drew."""
+
+    def kept(inputs: Tensors) -> Tensors:
+        cpu = torch.get_rng_state()
+        devices = {t.get_device() for t in inputs if t.is_cuda} if cuda else set()
+        states = {index: torch.cuda.get_rng_state(index) for index in devices}
+        try:
+            return run(inputs)
+        except Leave:
+            torch.set_rng_state(cpu)
+            for index, state in states.items():
+                torch.cuda.set_rng_state(state, index)
+            raise
+
+    return kept
+
+
+def laid_out(
+    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]
+) -> torch.Tensor:
+    """`tensor`, in the layout that the plan was made for: copied if a library call chose another
+    one here."""
+    if tensor.stride() == strides and tensor.size() == sizes:
+        return tensor
+    if tensor.size() != sizes:
+        raise Leave(
+            f"a library call gave a tensor of sizes {tuple(tensor.size())}, recorded were {sizes}"
+        )
+    if tensor.numel() < 2 or all(
+        s == t for s, t, n in zip(tensor.stride(), strides, sizes, strict=True) if n > 1
+    ):
+        return tensor.as_strided(
+            sizes, strides, tensor.storage_offset()
+        )  # sizes of 1 have any stride
+    return torch.empty_strided(sizes, strides, dtype=tensor.dtype, device=tensor.device).copy_(
+        tensor
+    )
+
+
+def tensors(result: Any) -> list[torch.Tensor]:
+    """The tensors of a library call's result, in order; what is None or a number is left out."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [t for t in _flat(result) if isinstance(t, torch.Tensor)]
+
+
+def _flat(result: Sequence[Any]) -> list[Any]:
+    found: list[Any] = []
+    for item in result:
+        found += _flat(item) if isinstance(item, (tuple, list)) else [item]
+    return found
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values and strides in fresh memory; repeated elements (stride 0) are laid out once
+    each."""
+    if any(
+        stride == 0 and size > 1
+        for size, stride in zip(tensor.size(), tensor.stride(), strict=True)
+    ):
+        return tensor.clone()
+    fresh = torch.empty_strided(
+        tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+    return fresh.copy_(tensor)
+
+
+def expect(tensor: torch.Tensor, number: bool | int | float, where: str) -> None:
+    """Raise Leave unless the one-element tensor holds exactly `number` (a NaN any NaN, zeros with
+    their sign)."""
+    found = tensor.item()
+    same = found == number and (
+        not isinstance(number, float) or math.copysign(1.0, found) == math.copysign(1.0, number)
+    )
+    if not same and not (found != found and number != number):
+        raise Leave(f"a number computed from data is {found!r}, recorded was {number!r}", where)
+
+
+def check_index(tensor: torch.Tensor, low: int, size: int, where: str) -> None:
+    """Raise Leave unless every element lies in low … size-1. Eager then raises its own error."""
+    if tensor.numel() == 0:
+        return
+    least, most = torch.aminmax(tensor)
+    if least.item() < low or most.item() >= size:
+        raise Leave(f"an index lies outside {low} … {size - 1}", where)
+
+
+HELPERS: dict[str, Any] = {
+    "laid_out": laid_out,
+    "tensors": tensors,
+    "copied": copied,
+    "copy_": torch.Tensor.copy_,
+    "expect": expect,
+    "check_index": check_index,
+    "inf": math.inf,
+    "nan": math.nan,
+}

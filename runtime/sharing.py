@@ -1,0 +1,29 @@
+"""Which inputs share memory: part of the guard when a program writes to an input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
+    """Groups of two or more inputs on one storage, each as [input, its offset from the group's
+    first] pairs.
+    """
+    found: dict[int, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if tensor.layout is torch.strided and tensor.numel():
+            found.setdefault(tensor.untyped_storage()._cdata, []).append(index)
+    return [
+        [[i, int(tensors[i].storage_offset() - tensors[group[0]].storage_offset())] for i in group]
+        for group in found.values()
+        if len(group) > 1
+    ]
+
+
+def words(found: list[list[list[int]]], names: Sequence[str]) -> str:
+    """Groups for a message."""
+    if not found:
+        return "none"
+    return "; ".join(" and ".join(names[index] for index, _ in group) for group in found)

@@ -1,0 +1,111 @@
+"""Ambient state of torch that changes what a call does without any name in the user's code: guarded
+once per entry.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from tracejit.runtime import private
+
+_DEVICES = ("cpu", "cuda", "xpu", "hpu", "mps")
+
+
+def capture() -> dict[str, Any]:
+    """The state now, as JSON. With equal states, equal calls run the same operations."""
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "default dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "default device": default_device(),
+        "autocast": _autocast(),
+        "deterministic algorithms": _deterministic(),
+        "TF32": torch.backends.cuda.matmul.allow_tf32,
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "reduced-precision reductions": _reduced_precision(),
+        "forward-mode AD level": forward_ad._current_level,
+        "global module hooks": _global_hooks(),
+    }
+
+
+def default_device() -> str | None:
+    """The device of `torch.set_default_device` or an active `with torch.device(…)`; None if there
+    is neither.
+    """
+    if not private.function_modes():
+        return None
+    return str(torch.get_default_device())
+
+
+def _autocast() -> dict[str, str]:
+    """For each device with autocast on, its dtype."""
+    return {
+        device: str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+        for device in _DEVICES
+        if torch.is_autocast_enabled(device)
+    }
+
+
+def _deterministic() -> list[bool]:
+    return [
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    ]
+
+
+def _reduced_precision() -> list[bool]:
+    matmul = torch.backends.cuda.matmul
+    return [
+        bool(matmul.allow_fp16_reduced_precision_reduction),
+        bool(matmul.allow_bf16_reduced_precision_reduction),
+    ]
+
+
+_HOOK_TABLES = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+
+
+def _global_hooks() -> int:
+    """How many hooks `torch.nn.modules.module.register_module_*_hook` has installed."""
+    module = sys.modules["torch.nn.modules.module"]
+    return sum(len(getattr(module, name)) for name in _HOOK_TABLES)
+
+
+# The condition, in the text of a compiled check, that the state may have changed since
+# `quick_names()`. It may be too
+# careful (it also sees the number of threads): the full comparison follows. The rest of the state
+# shows in the dispatch
+# keys of the inputs (inference mode, autocast, functorch).
+QUICK_CHECK = (
+    "not same_state() or function_modes() != mode_count"
+    " or forward_hooks or before_hooks or backward_hooks"
+    " or earlier_hooks or forward_ad._current_level != level or inference_mode() is not inference"
+    " or (mode_count and default_device() != device)"
+)
+
+
+def quick_names() -> dict[str, Any]:
+    """What the names in QUICK_CHECK stand for, as the state is now."""
+    module = sys.modules["torch.nn.modules.module"]
+    modes = private.mode_probes()[2]
+    hooks = ("forward_hooks", "before_hooks", "backward_hooks", "earlier_hooks")
+    return {
+        "same_state": private.global_state_guard().check,
+        "function_modes": modes,
+        "mode_count": modes(),
+        "forward_ad": forward_ad,
+        "level": forward_ad._current_level,
+        "inference_mode": torch.is_inference_mode_enabled,
+        "inference": torch.is_inference_mode_enabled(),
+        "default_device": default_device,
+        "device": default_device(),
+        **{name: getattr(module, table) for name, table in zip(hooks, _HOOK_TABLES)},
+    }

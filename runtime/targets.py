@@ -1,0 +1,129 @@
+"""Which target a call is compiled for: one row per backend, asked for the kind of device that the
+call's tensors are on.
+
+A target is a string: `interpret`, `reference`, `cuda:90`, `hip:gfx942`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tracejit.runtime.config import config
+from tracejit.runtime.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A target, or the reason why there is none. `offline`: compile and store, but run the call
+    eagerly."""
+
+    target: str = ""
+    offline: bool = False
+    reason: Reason | None = None
+
+
+def _none(text: str) -> Choice:
+    return Choice(reason=Reason("backend", text))
+
+
+def _eager(device: str) -> Choice:
+    return _none("backend='eager' compiles nothing")
+
+
+def _native(device: str) -> Choice:
+    return _none("this version has no native CPU generator")
+
+
+def _interpret(device: str) -> Choice:
+    return (
+        Choice("interpret")
+        if device == "cpu"
+        else _none(f"the interpreter runs CPU tensors, not {device}")
+    )
+
+
+def _reference(device: str) -> Choice:
+    return Choice("reference")
+
+
+def _triton(device: str) -> Choice:
+    if device == "cuda":
+        return Choice(_gpu_target(torch.cuda.current_device()))
+    if config.target:
+        return Choice(config.target, offline=True)
+    return _none(
+        f"Triton has no machine code for {device} tensors; backend='interpret' runs its kernels, "
+        "slowly, and TRACEJIT_TARGET=cuda:90 compiles them without running"
+    )
+
+
+def _auto(device: str) -> Choice:
+    if device == "cuda":
+        return _triton(device)
+    return _none(
+        "with backend='auto' kernels are made for GPU tensors; on the CPU calls run eagerly. To "
+        "see the kernels run here, use backend='interpret'; to compile for a GPU, "
+        "backend='triton' and TRACEJIT_TARGET=cuda:90"
+    )
+
+
+BACKENDS: Mapping[str, Callable[[str], Choice]] = {
+    "auto": _auto,
+    "triton": _triton,
+    "native": _native,
+    "interpret": _interpret,
+    "reference": _reference,
+    "eager": _eager,
+}
+
+
+@functools.cache
+def _gpu_target(index: int) -> str:
+    """The target of the GPU with this index: its compute capability, or its gfx name without
+    features."""
+    if torch.version.hip:
+        name: str = torch.cuda.get_device_properties(index).gcnArchName
+        return f"hip:{name.split(':')[0]}"
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"cuda:{major}{minor}"
+
+
+def choose(backend: str, device: str) -> Choice:
+    """The target for tensors on this kind of device (`cpu`, `cuda`, …)."""
+    return _choose(backend, device, config.target)
+
+
+@functools.cache
+def _choose(backend: str, device: str, offline: str) -> Choice:
+    return BACKENDS[backend](device)
+
+
+def device_of(*trees: Any) -> str:
+    """The kind of device of the first tensor that is not on the CPU, in arguments and modules; else
+    `cpu`."""
+    stack = list(trees)
+    while stack:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor):
+            if not item.is_cpu:
+                return item.device.type
+        elif isinstance(item, (tuple, list)):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, torch.nn.Module):
+            first = next(item.parameters(), None)
+            if first is not None:
+                stack.append(first)
+    return "cpu"
+
+
+@functools.cache
+def only_cpu() -> bool:
+    """Whether this process can have tensors on the CPU only, so that there is no need to look."""
+    return not torch.cuda.is_available()

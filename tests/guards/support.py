@@ -1,0 +1,54 @@
+"""Observe a call without a recorder: every reached tensor counts as an input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tracejit.runtime.guards import Failure, GuardSet
+from tracejit.runtime.reasons import Reason
+from tracejit.trace.observe import Observer
+
+
+def observe(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> GuardSet | Reason:
+    """Guards of one call, with every tensor that it reached by a path as an input."""
+    observer = Observer(fn, args, kwargs)
+    with observer:
+        fn(*args, **kwargs)
+    values = observer.tree.values
+    tensors = [v for i, v in enumerate(values) if observer.tree.nodes[i].check == "tensor"]
+    return observer.finish([t for t in tensors if isinstance(t, torch.Tensor)])
+
+
+def guards_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> GuardSet:
+    """Guards of a call that can be guarded."""
+    found = observe(fn, *args, **kwargs)
+    assert isinstance(found, GuardSet), str(found)
+    return found
+
+
+def reason_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Reason:
+    """The reason of a call that cannot."""
+    found = observe(fn, *args, **kwargs)
+    assert isinstance(found, Reason), found
+    return found
+
+
+def check(guards: GuardSet, fn: Any, *args: Any, **kwargs: Any) -> str:
+    """Empty if the guards hold, else the failure in words. All three readers of the guards must
+    agree on it.
+    """
+    slow = guards.evaluate(fn, args, kwargs)
+    assert guards.check is not None
+    for _ in range(3):  # evaluated, bound, and compared by identity
+        fast = guards.check(args, kwargs)
+        assert (fast is None) == isinstance(slow, Failure), (str(slow), fast)
+        if not isinstance(slow, Failure) and fast is not None:
+            assert len(fast) == len(slow) and all(a is b for a, b in zip(fast, slow))
+    if not guards.process_local:
+        again = GuardSet.from_json(json.loads(json.dumps(guards.to_json())))
+        assert str(again.evaluate(fn, args, kwargs)) == str(slow)
+    return str(slow) if isinstance(slow, Failure) else ""

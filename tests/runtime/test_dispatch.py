@@ -1,0 +1,185 @@
+"""The dispatcher's decisions: what is remembered about refusals, plans that break, and the cost of
+a call."""
+
+from __future__ import annotations
+
+import timeit
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tracejit
+from tracejit import firstcall
+from tracejit.api import dispatcher_of
+from tracejit.runtime import log
+from tracejit.runtime.config import config
+from tracejit.runtime.errors import CompilerError, CompilerWarning, RanEagerly
+
+
+@pytest.fixture(autouse=True)
+def separate(fresh_cache: Path) -> Iterator[None]:
+    log.forget()
+    yield
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+def compiled(function: Any, **options: Any) -> Any:
+    return tracejit.compile(function, **{"backend": "interpret", "wait": True, **options})
+
+
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Counts the calls that are recorded from now on."""
+    seen: list[Any] = []
+    original = firstcall.record
+
+    def counting(*args: Any) -> Any:
+        seen.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(firstcall, "record", counting)
+    return seen
+
+
+def test_refused_call_is_recorded_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = recordings(monkeypatch)
+
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        print("called")
+        return x * 2
+
+    f = compiled(noisy)
+    for _ in range(4):
+        assert torch.equal(f(torch.ones(3)), torch.full((3,), 2.0))
+    assert capsys.readouterr().out == "called\n" * 4
+    assert len(seen) == 1 and len(dispatcher_of(f).refused) == 1
+    f(torch.ones(4))  # another kind of call is tried
+    assert len(seen) == 2
+    assert "impure" in str(tracejit.explain(f))
+
+
+def test_refused_call_is_an_error_under_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    f = compiled(lambda x: print("called") or x, strict=True)
+    for _ in range(2):
+        with pytest.raises(RanEagerly, match="impure"):
+            f(torch.ones(3))
+
+
+def break_plan(f: Any, error: Exception) -> None:
+    def broken(inputs: Any) -> Any:
+        raise error
+
+    (entry,) = dispatcher_of(f).entries
+    entry.run = broken
+
+
+def test_broken_plan_is_given_up() -> None:
+    f, x = compiled(double), torch.ones(3)
+    f(x)
+    break_plan(f, RuntimeError("launch failed"))
+    with pytest.warns(CompilerWarning, match="launch failed"):
+        assert torch.equal(f(x), x * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(f(x), x * 2)
+    assert dispatcher_of(f).reasons[-1].place == "run"
+
+
+def test_broken_plan_is_an_error_under_strict() -> None:
+    f, x = compiled(double, strict=True), torch.ones(3)
+    f(x)
+    break_plan(f, RuntimeError("launch failed"))
+    for _ in range(2):
+        with pytest.raises(CompilerError, match="launch failed"):
+            f(x)
+
+
+def test_error_that_eager_raises_too_is_eagers() -> None:
+    calls = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        if calls:
+            raise LookupError("eager's own")
+        return x * 2
+
+    f, x = compiled(function), torch.ones(3)
+    f(x)
+    calls.append(1)
+    for entry in dispatcher_of(f).entries:  # as if the guards had not seen the list
+        entry.check = lambda args, kwargs: args
+    break_plan(f, RuntimeError("launch failed"))
+    with pytest.raises(LookupError, match="eager's own"):
+        f(x)
+    assert dispatcher_of(f).entries[0].run is not None
+
+
+def test_plan_that_cannot_be_loaded_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracejit.runtime import bind
+    from tracejit.runtime.errors import CacheWarning
+
+    x = torch.ones(3)
+    compiled(double)(x)
+    original, failures = bind.bind, []
+
+    def failing(*args: Any) -> Any:
+        if not failures:
+            failures.append(1)
+            raise RuntimeError("no such device")
+        return original(*args)
+
+    monkeypatch.setattr(bind, "bind", failing)
+    f = compiled(double)
+    with pytest.warns(CacheWarning, match="cannot be loaded"):
+        assert torch.equal(f(x), x * 2)
+    assert torch.equal(f(x), x * 2)
+    assert [entry.source for entry in dispatcher_of(f).entries] == ["recorded"]
+
+
+def test_recursion_runs_plainly_inside_a_recording() -> None:
+    def function(x: torch.Tensor, depth: int) -> torch.Tensor:
+        return x if depth == 0 else f(x * 2, depth - 1)
+
+    f = compiled(function)
+    x = torch.ones(3)
+    for _ in range(3):
+        assert torch.equal(f(x, 3), x * 8)
+
+
+def test_a_call_costs_a_few_microseconds() -> None:
+    f, x = compiled(double), torch.ones(3)
+    f(x)
+    (entry,) = dispatcher_of(f).entries
+    entry.run = lambda inputs: inputs  # what is left is check, dispatch and rebuild
+    best = min(timeit.repeat(lambda: f(x), number=2000, repeat=7)) / 2000
+    assert best < 20e-6, best  # about 1.3 µs alone on the machine
+
+
+@pytest.mark.parametrize(
+    ("level", "shown", "hidden"),
+    [
+        (1, "recorded 1 calls in", "aten.mul.Tensor("),
+        (2, "test_dispatch.double: compiled for interpret", "aten.mul.Tensor("),
+        (3, "= aten.mul.Tensor(x, 2)", "@triton.jit"),
+        (4, "@triton.jit", "nothing is hidden"),
+    ],
+)
+def test_debugging_ladder(
+    level: int,
+    shown: str,
+    hidden: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(config, "debug", level)
+    compiled(double)(torch.ones(3))
+    lines = capsys.readouterr().err
+    assert shown in lines and hidden not in lines
+    assert all(line.startswith("tracejit| ") for line in lines.splitlines())

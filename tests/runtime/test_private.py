@@ -1,0 +1,76 @@
+"""The fence around private modules: each symbol does what we use it for, and nothing else reaches
+behind it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tracejit.runtime import ambient, private
+from tracejit.runtime.externs import resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+BEHIND = re.compile(r"\b(torch|triton)(\.\w+)*\._[a-zA-Z]\w*|from (torch|triton)[.\w]* import _")
+# Documented by torch as the way to write a dispatch mode, whatever the module's name.
+PUBLIC = "torch.utils._python_dispatch"
+
+
+def test_nothing_else_reaches_behind_the_fence() -> None:
+    for folder in ("tracejit", "codegen", "runtime"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name == "private.py":
+                continue
+            code = re.sub(r'"""(.|\n)*?"""|#.*|"[^"\n]*"', "", path.read_text()).replace(PUBLIC, "")
+            assert not BEHIND.search(code), f"{path}: {BEHIND.search(code)}"
+
+
+def test_allocation() -> None:
+    made = private.empty_strided_cpu()((2, 3), (1, 2), torch.float16)
+    assert made.size() == (2, 3) and made.stride() == (1, 2) and made.dtype is torch.float16
+
+
+def test_reinterpreted_memory() -> None:
+    base = torch.arange(10.0)[2:]
+    view = private.reinterpret_tensor()(base, (2, 2), (1, 2), 1)
+    assert view.tolist() == [[3, 5], [4, 6]]
+    view.fill_(0)
+    assert base.tolist() == [2, 0, 0, 0, 0, 7, 8, 9]
+
+
+def test_what_is_active_is_noticed() -> None:
+    seen: dict[str, bool] = {"nothing": ambient.traced()}
+    torch.func.vmap(lambda x: seen.update(vmap=ambient.traced()) or x)(torch.ones(2))
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            return function(*args, **(kwargs or {}))
+
+    with Mode():
+        seen["function mode"] = ambient.traced()
+    with torch.device("cpu"):
+        seen["device"] = ambient.traced()
+    with FlopCounterMode(display=False):
+        seen["dispatch mode"] = ambient.traced()
+    torch.jit.trace(
+        lambda x: seen.update(trace=ambient.traced()) or x, torch.ones(2), check_trace=False
+    )
+    assert seen == {
+        "nothing": False,
+        "vmap": True,
+        "function mode": True,
+        "device": False,
+        "dispatch mode": True,
+        "trace": True,
+    }
+
+
+def test_composite_ops() -> None:
+    assert private.is_composite(resolve("aten.dropout")) and private.is_composite(
+        resolve("aten.reshape")
+    )
+    assert not private.is_composite(resolve("aten.mm")) and not private.is_composite(
+        resolve("aten.add.Tensor")
+    )

@@ -1,0 +1,34 @@
+"""tracejit: a just-in-time compiler for PyTorch that shows its work.
+
+    @tracejit.compile
+    def f(x, w): ...
+
+Importing it loads neither the tracer nor the generators nor sympy: a stored plan runs without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tracejit.api import compile
+from tracejit.runtime.cache import VERSION as __version__
+
+if TYPE_CHECKING:
+    from tracejit.report import explain, last_traces
+
+__all__ = ["__version__", "compile", "explain", "last_traces"]
+
+# Loaded when first asked for (PEP 562).
+_LATER = {"explain": "tracejit.report", "last_traces": "tracejit.report"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'tracejit' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

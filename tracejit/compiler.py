@@ -1,0 +1,217 @@
+"""The compiler as one list of stages: a recorded graph in; plan and kernels, as texts and binaries,
+out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tracejit.codegen import plan as plan_text
+from tracejit.codegen.triton import generate, offline
+from tracejit.fuse import scalar
+from tracejit.fuse.finish import finish
+from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.program import Program, RunKernel
+from tracejit.ir import passes
+from tracejit.ir.graph import Graph, Value, map_values
+from tracejit.runtime.kernel import Binary, KernelSource
+
+Known = Callable[[KernelSource], "Binary | None"]
+
+
+@dataclass
+class Stage:
+    """What one stage made, as text made on demand; or its error."""
+
+    name: str
+    seconds: float
+    show: Callable[[], str]
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.error or self.show()
+
+    def __str__(self) -> str:
+        return f"# {self.name} ({self.seconds * 1e3:.1f} ms)\n{self.text}"
+
+
+class StageFailed(Exception):
+    """A stage raised; `__cause__` is what it raised."""
+
+    def __init__(self, stage: str, cause: BaseException) -> None:
+        super().__init__(f"{stage}: {type(cause).__name__}: {cause}")
+        self.stage = stage
+
+
+@dataclass
+class Built:
+    """What the stages made. `kernels` and `binaries` go by the names that the plan's text calls."""
+
+    program: Program
+    plan: str
+    manifest: dict[str, Any]
+    kernels: dict[str, KernelSource]
+    binaries: dict[str, Binary | None]
+
+
+@dataclass
+class Pipeline:
+    """One compilation: its target and options, and the history of what each stage made."""
+
+    target: str
+    numerics: str = "eager"
+    title: str = ""
+    known: Known = lambda source: None  # binaries compiled before, by source
+    history: list[Stage] = field(default_factory=list)
+
+    def build(self, graph: Graph) -> Built:
+        """All stages, in order. Raises StageFailed; `history` keeps what was made until then."""
+        with self.stage("recorded") as show:
+            graph = retarget(graph, self.target)
+            show(graph)
+        for name, work in passes.default_passes():
+            with self.stage(name) as show:
+                graph = passes.run(graph, [(name, work)])
+                show(graph)
+        with self.stage("schedule") as show:
+            program = finish(graph)
+            show(Listing(program))
+        with self.stage("kernels") as show:
+            kernels = self.generate(program)
+            show("\n\n".join(k.text for k in kernels.values()))
+        with self.stage("plan") as show:
+            names = {id(nest): name for name, nest in kernel_nests(program).items()}
+            text, manifest = plan_text.render(program, names, self.title)
+            show(text)
+        with self.stage("machine code") as show:
+            binaries = self.compile(kernels)
+            show("\n".join(f"{name}: {summary(b)}" for name, b in binaries.items()))
+        scalar.clear()
+        kernels = {name: replace(source, lighter=()) for name, source in kernels.items()}
+        return Built(program, text, manifest, kernels, binaries)
+
+    def generate(self, program: Program) -> dict[str, KernelSource]:
+        """The source of each different nest, by name."""
+        return {
+            name: generate.generate(nest, name, target=self.target)
+            for name, nest in kernel_nests(program).items()
+        }
+
+    def compile(self, kernels: dict[str, KernelSource]) -> dict[str, Binary | None]:
+        """Machine code for each kernel that is not known yet; None for targets that have none."""
+        if ":" not in self.target:
+            return dict.fromkeys(kernels)
+        found: dict[str, Binary | None] = {name: self.known(s) for name, s in kernels.items()}
+        missing = [name for name, binary in found.items() if binary is None]
+        made = offline.compile_kernels([kernels[n] for n in missing], self.target)
+        return {**found, **dict(zip(missing, made, strict=True))}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[Any], None]]:
+        """Time a stage and keep what it hands to the yielded function, printed when asked for."""
+        start = time.perf_counter()
+        made: list[Any] = []
+        try:
+            yield made.append
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.history.append(Stage(name, time.perf_counter() - start, str, text))
+            raise StageFailed(name, error) from error
+        seconds = time.perf_counter() - start
+        self.history.append(Stage(name, seconds, lambda: str(made[0])))
+
+
+def kernel_nests(program: Program) -> dict[str, LoopNest]:
+    """The different loop nests of a program by name, in order of first use."""
+    return {s.nest.name: s.nest for s in program.steps if isinstance(s, RunKernel)}
+
+
+def retarget(graph: Graph, target: str) -> Graph:
+    """The graph for a GPU although recorded on the CPU: devices among values and arguments
+    change."""
+    device = "cuda" if ":" in target else "cpu"
+    if device == "cpu" or all(v.device != "cpu" for v in graph.inputs):
+        return graph
+    moved: dict[Value, Value] = {}
+    new = Graph()
+    for value in graph.inputs:
+        moved[value] = new.add_input(value.dtype, value.sizes, value.strides, device, value.name)
+    for node in graph.nodes:
+        args = _on_device(map_values(node.args, moved.__getitem__), device)
+        kwargs = {
+            k: _on_device(map_values(v, moved.__getitem__), device) for k, v in node.kwargs.items()
+        }
+        metas = [(v.dtype, v.sizes, v.strides, device) for v in node.outputs]
+        made = new.add(node.op, args, kwargs, metas, node.origin)
+        for old, value in zip(node.outputs, made.outputs, strict=True):
+            value.name = old.name
+            moved[old] = value
+    new._count = graph._count
+    new.outputs = [moved[v] for v in graph.outputs]
+    new.writes = [(moved[a], moved[b]) for a, b in graph.writes]
+    return new
+
+
+def _on_device(tree: Any, device: str) -> Any:
+    import torch
+
+    if isinstance(tree, torch.device) and tree.type == "cpu":
+        return torch.device(device)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_on_device(item, device) for item in tree)
+    return tree
+
+
+class Listing:
+    """A program as text: decisions, then each step, nests in full once."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'fused' if d.fused else 'apart'}: {d.what}: {d.reason}"
+            + (f" ({d.bytes_saved} bytes saved)" if d.fused else "")
+            for d in self.program.decisions
+        ]
+        shown: set[int] = set()
+        for step in self.program.steps:
+            if isinstance(step, RunKernel):
+                if id(step.nest) not in shown:
+                    shown.add(id(step.nest))
+                    lines.append(str(step.nest))
+                outs = ", ".join(s.name for s in step.outs)
+                lines.append(f"{outs} = {step.nest.name}({', '.join(step.args.values())})")
+            else:
+                lines.append(str(step))
+        return "\n".join(lines)
+
+
+def summary(binary: Binary | None) -> str:
+    """One line about a compiled kernel."""
+    if binary is None:
+        return "runs from its source"
+    return (
+        f"{len(binary.code)} bytes, {binary.registers} registers, {binary.spills} spilled, "
+        f"{binary.shared} bytes shared, {binary.seconds * 1e3:.0f} ms"
+    )
+
+
+def names_from(graph: Graph, paths: Sequence[str]) -> None:
+    """Name graph inputs after their access paths: `self.layers[0].weight` becomes
+    layers_0_weight."""
+    import re
+
+    taken: set[str] = set()
+    for value, path in zip(graph.inputs, paths, strict=True):
+        words = re.findall(r"\w+", path)
+        name = "_".join(words[1:] if len(words) > 1 and words[0] in ("self", "arg") else words)
+        name = name if name.isidentifier() else f"a_{name}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        value.name = name

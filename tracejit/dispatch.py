@@ -1,0 +1,284 @@
+"""What happens at each call of a compiled function: find the entry whose guards hold and run its
+plan.
+
+Only the first call of its kind goes further: the disk is searched by guards, and if it holds
+nothing that fits, the call runs eagerly and is recorded (tracejit.firstcall, imported then).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tracejit.runtime import ambient, cache, log, targets
+from tracejit.runtime.config import config
+from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
+from tracejit.runtime.identity import describe, function_key
+from tracejit.runtime.plan import Leave
+from tracejit.runtime.reasons import Reason
+
+if TYPE_CHECKING:
+    from tracejit.runtime.bind import Bound
+    from tracejit.runtime.guards import Check, Failure, GuardSet
+
+MOST_REASONS = 50  # kept for explain
+MOST_ENTRIES = 8  # compiled entries of one function, and also refused signatures
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of tracejit.compile."""
+
+    backend: str = "auto"
+    dynamic: bool | None = None
+    numerics: str = "eager"
+    wait: bool = False
+    strict: bool = False
+
+
+class Entry:
+    """One compiled specialisation. `run` is None while it is compiled, for another machine, or
+    failed: see `reason`."""
+
+    __slots__ = (
+        "bound",
+        "check",
+        "error",
+        "guards",
+        "reason",
+        "rebuild",
+        "run",
+        "seconds",
+        "source",
+    )
+
+    def __init__(self, guards: GuardSet, check: Check, source: str) -> None:
+        self.guards, self.check = guards, check
+        self.run: Callable[..., Any] | None = None
+        self.rebuild: Callable[..., Any] = _nothing
+        self.bound: Bound | None = None
+        self.reason: Reason | None = Reason("pending", "the program is being compiled")
+        self.error: BaseException | None = None
+        self.source = source  # "recorded" or "disk"
+        self.seconds: dict[str, float] = {}
+
+    def become(self, bound: Bound, offline: bool) -> None:
+        """Take the loaded plan: from now on calls run it (unless it is for a machine that is not
+        here)."""
+        self.bound, self.rebuild = bound, bound.rebuild
+        if offline:
+            self.reason = Reason("offline", f"compiled for {bound.target}, which is not here")
+        else:
+            self.run, self.reason = bound.plan.run, None
+
+    def fail(self, reason: Reason, error: BaseException | None) -> None:
+        """Calls with these guards run eagerly for this reason."""
+        self.reason, self.error = reason, error
+
+
+def _nothing(inputs: Any, outputs: Any) -> Any:
+    raise AssertionError("an entry ran before it was bound")
+
+
+class Dispatcher:
+    """The entries of one compiled function, and what to do when none fits."""
+
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        self.function = function
+        self.options = options
+        self.entries: tuple[Entry, ...] = ()
+        self.refused: dict[Any, Reason] = {}  # signature of a call -> why it was not captured
+        self.reasons: list[Reason] = []  # fallbacks so far, each once
+        self.traces: list[Any] = []  # the program after each stage of the last compilation
+        self.missed: Failure | None = None  # the guard that failed when it was last recorded again
+        self.lock = threading.Lock()
+        _all.add(self)
+
+    @property
+    def name(self) -> str:
+        return describe(self.function)
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if ambient.traced():
+            return self.function(*args, **kwargs)
+        entries = self.entries
+        for entry in entries:
+            inputs = entry.check(args, kwargs)
+            if inputs is not None:
+                if entry.run is None:
+                    return self.wait_eagerly(entry, args, kwargs)
+                try:
+                    return entry.rebuild(inputs, entry.run(inputs))
+                except Leave as left:
+                    self.note(left.reason)
+                except Exception as error:  # perhaps eager's own: the eager call will tell
+                    return self.broken(entry, error, args, kwargs)
+        return self.miss(entries, args, kwargs)
+
+    def broken(
+        self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A plan raised before it wrote anything. If eager does not raise, the plan is at fault and
+        is given up."""
+        result = self.function(*args, **kwargs)
+        reason = Reason("compiler", f"{type(error).__name__}: {error}", "run")
+        entry.run = None
+        entry.fail(reason, error)
+        self.note(reason)
+        if self.strict:
+            raise self.failure(entry)
+        text = f"the compiled {self.name} raised {reason.text}; it runs eagerly from now on"
+        log.warn_once(text, CompilerWarning, f"{self.name} run")
+        return result
+
+    def wait_eagerly(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run eagerly a call whose entry has no plan to run, now or ever."""
+        reason = entry.reason
+        if reason is None or reason.kind in ("pending", "offline"):
+            return self.function(*args, **kwargs)
+        if reason.kind == "compiler" and self.strict:
+            raise self.failure(entry)
+        return self.eagerly(reason, args, kwargs)
+
+    @property
+    def strict(self) -> bool:
+        return self.options.strict or config.strict
+
+    def failure(self, entry: Entry) -> CompilerError:
+        """The error that strict raises for an entry whose compilation failed."""
+        reason = entry.reason
+        assert reason is not None
+        error = CompilerError(name=self.name, stage=reason.place, cause=reason.text)
+        error.__cause__ = entry.error
+        return error
+
+    def note(self, reason: Reason) -> None:
+        """Keep a reason for explain, once."""
+        if reason not in self.reasons and len(self.reasons) < MOST_REASONS:
+            self.reasons.append(reason)
+            log.say(log.FUSION, f"{self.name} runs eagerly: {reason}")
+
+    def eagerly(self, reason: Reason, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the call as it is written, because of `reason`; an error under strict."""
+        self.note(reason)
+        if self.strict:
+            raise RanEagerly(name=self.name, reason=reason)
+        return self.function(*args, **kwargs)
+
+    def miss(self, seen: tuple[Entry, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """None of the entries `seen` fits: look on disk, else record."""
+        backend = self.options.backend
+        alone = backend == "auto" and targets.only_cpu()
+        device = "cpu" if alone else targets.device_of(args, kwargs, self.function)
+        choice = targets.choose(backend, device)
+        if choice.reason is not None:
+            if choice.reason not in self.reasons and backend in ("auto", "triton"):
+                log.warn_once(choice.reason.text, BackendHint, up=3)
+            return self.eagerly(choice.reason, args, kwargs)
+        signature = signature_of(self.function, args, kwargs)
+        if signature in self.refused:
+            return self.eagerly(self.refused[signature], args, kwargs)
+        if not self.lock.acquire(blocking=False):
+            return self.function(*args, **kwargs)  # a call is being recorded: never wait for it
+        try:
+            if self.entries is seen and not self.search(choice, args, kwargs):
+                return self.first_call(choice, signature, args, kwargs)
+        finally:
+            self.lock.release()
+        return self(args, kwargs)  # there is a new entry
+
+    def first_call(
+        self, choice: targets.Choice, signature: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Record the call (under the lock), unless there are too many entries already."""
+        if len(self.entries) >= MOST_ENTRIES or len(self.refused) >= MOST_ENTRIES:
+            return self.eagerly(self.too_many(args, kwargs), args, kwargs)
+        self.missed = self.failed_guard(args, kwargs)
+        if self.missed is not None:
+            log.say(log.CACHE, f"{self.name} is recorded again: {self.missed}")
+        from tracejit import firstcall
+
+        return firstcall.record(self, choice, signature, args, kwargs)
+
+    def search(self, choice: targets.Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Make an entry of a stored plan whose guards hold on this call; False if there is none."""
+        from tracejit.runtime.bind import bind_record
+
+        store = cache.shared()
+        start = time.perf_counter()
+        key = function_key(self.function, choice.target, self.options.numerics)
+        known = {e.bound.record for e in self.entries if e.bound is not None}
+        for record in store.records(key) if len(self.entries) < MOST_ENTRIES else ():
+            if record.key in known:
+                continue
+            bound = bind_record(store, key, record, self.function, choice, args, kwargs)
+            if bound is None:
+                continue
+            entry = Entry(bound.guards, bound.check, "disk")
+            entry.become(bound, choice.offline)
+            entry.seconds["load"] = time.perf_counter() - start
+            self.entries = (*self.entries, entry)
+            took = milliseconds(entry, "load")
+            log.say(log.CACHE, f"{self.name}: plan {bound.key[:12]} from disk in {took}")
+            return True
+        return False
+
+    def failed_guard(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Failure | None:
+        """The first guard of the newest entry that fails on this call; None if there is none."""
+        if not self.entries:
+            return None
+        found = self.entries[-1].guards.evaluate(self.function, args, kwargs)
+        return None if isinstance(found, tuple) else found
+
+    def too_many(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason:
+        """Why the function is not compiled for yet another kind of call."""
+        if len(self.refused) >= MOST_ENTRIES:
+            return Reason("entries", f"{MOST_ENTRIES} kinds of calls could not be captured")
+        failed = self.failed_guard(args, kwargs)
+        return Reason(
+            "entries", f"{MOST_ENTRIES} entries exist; in the newest this differs: {failed}"
+        )
+
+
+def milliseconds(entry: Entry, what: str) -> str:
+    """A time of the entry, for the log."""
+    return f"{entry.seconds[what] * 1e3:.1f} ms"
+
+
+def signature_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A rough kind of call, by which refusals are remembered: modes, and types, dtypes and sizes of
+    arguments."""
+    parts: list[Any] = [
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        getattr(function, "training", None),
+    ]
+    for item in (*args, *sorted(kwargs.items())):
+        if isinstance(item, torch.Tensor):
+            parts.append((type(item), item.dtype, tuple(item.size()), item.requires_grad))
+        else:
+            parts.append(type(item))
+    return tuple(parts)
+
+
+_all: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child: no thread is recording or compiling; what was pending is recorded anew."""
+    for dispatcher in list(_all):
+        dispatcher.lock = threading.Lock()
+        dispatcher.entries = tuple(
+            e for e in dispatcher.entries if e.reason is None or e.reason.kind != "pending"
+        )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

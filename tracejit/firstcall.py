@@ -1,0 +1,230 @@
+"""A call that no entry and no stored plan fits: run it eagerly, record it, compile what was
+recorded, store it.
+
+The result is eager's own. Compilation follows in the background, or at once with wait=True.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+from tracejit import compiler
+from tracejit.codegen.plan import place
+from tracejit.dispatch import Dispatcher, Entry, milliseconds
+from tracejit.fuse.program import Decision, RunExtern, RunKernel
+from tracejit.ir.graph import Graph
+from tracejit.runtime import cache, log
+from tracejit.runtime.bind import Bound, bind
+from tracejit.runtime.cache import Kernel, Record, StoredPlan
+from tracejit.runtime.errors import CompilerWarning, RanEagerly
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.identity import function_key
+from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.reasons import Reason
+from tracejit.runtime.store import digest
+from tracejit.runtime.targets import Choice
+from tracejit.runtime.worker import worker
+from tracejit.trace.observe import Observer
+from tracejit.trace.recorder import record as record_calls
+from tracejit.trace.recording import Recording
+
+
+def record(
+    dispatcher: Dispatcher,
+    choice: Choice,
+    signature: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run and record the call, under the dispatcher's lock. Gives the call's own result, or raises
+    its own error."""
+    start = time.perf_counter()
+    observer = Observer(dispatcher.function, args, kwargs)
+    result, recording = record_calls(dispatcher.function, args, kwargs, observer=observer)
+    refused = recording.refused
+    guards = observer.finish(recording.sources) if refused is None else refused
+    seconds = {"record": time.perf_counter() - start}
+    if isinstance(guards, Reason):
+        dispatcher.refused[signature] = guards
+        dispatcher.note(guards)
+        if dispatcher.strict:
+            raise RanEagerly(name=dispatcher.name, reason=guards)
+        return result
+    entry = Entry(guards, guards.check or guards.compile(dispatcher.function), "recorded")
+    entry.seconds.update(seconds)
+    log.say(
+        log.CACHE,
+        f"{dispatcher.name}: recorded {recording.calls} calls in {milliseconds(entry, 'record')}",
+    )
+    dispatcher.entries = (*dispatcher.entries, entry)
+
+    def job() -> None:
+        complete(dispatcher, entry, recording, guards, choice)
+
+    if dispatcher.options.wait:
+        job()
+        if entry.error is not None and dispatcher.strict:
+            raise dispatcher.failure(entry)
+    else:
+        worker.submit(job)
+    return result
+
+
+def complete(
+    dispatcher: Dispatcher, entry: Entry, recording: Recording, guards: GuardSet, choice: Choice
+) -> None:
+    """Compile a recording, store the result, and give it to the entry. Never raises: a failure is
+    the entry's."""
+    start = time.perf_counter()
+    store = cache.shared()
+    stages = compiler.Pipeline(
+        choice.target, dispatcher.options.numerics, title(dispatcher, choice)
+    )
+    stages.known = functools.partial(known_binary, store, dispatcher.options.numerics)
+    dispatcher.traces = stages.history
+    try:
+        assert recording.graph is not None
+        graph = recording.graph
+        compiler.names_from(graph, guards.inputs)
+        ops = captured(graph)
+        built = stages.build(graph)
+        show_decisions(built.program.decisions)
+        stored = stored_plan(built, dispatcher.options.numerics, choice)
+        stored.report.update(report(built, ops, stages))
+        entry.seconds["compile"] = time.perf_counter() - start
+        bound = keep(dispatcher, entry, store, stored, recording, guards, choice)
+        entry.become(bound, choice.offline)
+    except Exception as error:  # the user's program goes on, and hears of it once
+        fail(dispatcher, entry, stages, error)
+        return
+    finally:
+        show(stages)
+    entry.seconds["total"] = time.perf_counter() - start
+    log.say(
+        log.CACHE,
+        f"{dispatcher.name}: compiled for {choice.target}: {len(stored.kernels)} kernels, "
+        f"{milliseconds(entry, 'compile')}, stored and loaded {milliseconds(entry, 'total')}",
+    )
+
+
+TEXTS = ("kernels", "plan")  # stages that make source, shown one level later than the passes
+
+
+def show(stages: compiler.Pipeline) -> None:
+    """Print what the debugging level asks for: the program after each pass, the source."""
+    before = ""
+    for stage in stages.history if log.enabled(log.PASSES) else ():
+        level = log.SOURCE if stage.name in TEXTS else log.PASSES
+        same = stage.text == before
+        log.say(level, f"# {stage.name}: changes nothing" if same else str(stage))
+        before = stage.text
+
+
+def show_decisions(decisions: list[Decision]) -> None:
+    """Print what was fused and what was not, and why."""
+    for decision in decisions if log.enabled(log.FUSION) else ():
+        verdict = "fused" if decision.fused else "not fused"
+        log.say(log.FUSION, f"{verdict}: {decision.what}: {decision.reason}")
+
+
+def title(dispatcher: Dispatcher, choice: Choice) -> str:
+    """The first line of the plan's text."""
+    return f"{dispatcher.name} for {choice.target}"
+
+
+def keep(
+    dispatcher: Dispatcher,
+    entry: Entry,
+    store: cache.Cache,
+    stored: StoredPlan,
+    recording: Recording,
+    guards: GuardSet,
+    choice: Choice,
+) -> Bound:
+    """Store plan and record, if the guards mean something to another process, and load the plan."""
+    data = {} if guards.process_local else guards.to_json()
+    key = digest(data, {"outputs": recording.outputs}, stored.key)
+    written = Record(key, data, recording.outputs, stored.key, dispatcher.name)
+    if data and store.write_plan(stored):
+        function = function_key(dispatcher.function, choice.target, dispatcher.options.numerics)
+        store.write_record(function, written)
+    return bind(entry.check, guards, written, stored, choice)
+
+
+def fail(dispatcher: Dispatcher, entry: Entry, stages: compiler.Pipeline, error: Exception) -> None:
+    """Note a failed stage in the entry and warn, once per function and stage."""
+    stage: str = "load"
+    cause: BaseException = error
+    if isinstance(error, compiler.StageFailed):
+        stage, cause = error.stage, error.__cause__ or error
+    reason = Reason("compiler", f"{type(cause).__name__}: {cause}", stage)
+    entry.fail(reason, cause)
+    dispatcher.note(reason)
+    first = reason.text.partition("\n")[0]
+    text = (
+        f"compiling {dispatcher.name} failed in stage {stage!r} ({first}); it keeps running "
+        "eagerly. tracejit.last_traces(f) shows the program up to there"
+    )
+    log.warn_once(text, CompilerWarning, f"{dispatcher.name} {stage}")
+
+
+def known_binary(store: cache.Cache, numerics: str, source: KernelSource) -> Binary | None:
+    """The binary of an equal kernel that was compiled before, perhaps for another function."""
+    kernel = store.read_kernel(cache.Cache.kernel_key(source, numerics))
+    return kernel.binary if kernel is not None else None
+
+
+def stored_plan(built: compiler.Built, numerics: str, choice: Choice) -> StoredPlan:
+    """What `built` is on disk; its key covers the text, the kernels and the environment."""
+    kernels = {
+        name: Kernel(cache.Cache.kernel_key(source, numerics), source, built.binaries[name])
+        for name, source in built.kernels.items()
+    }
+    keys = {name: kernel.key for name, kernel in kernels.items()}
+    key = digest(cache.environment(choice.target, numerics), built.plan, built.manifest, keys)
+    return StoredPlan(key, built.plan, built.manifest, kernels)
+
+
+def captured(graph: Graph) -> dict[str, int]:
+    """How often each operation was recorded."""
+    counts: dict[str, int] = {}
+    for node in graph.nodes:
+        counts[node.op] = counts.get(node.op, 0) + 1
+    return counts
+
+
+def report(built: compiler.Built, ops: dict[str, int], stages: compiler.Pipeline) -> dict[str, Any]:
+    """What explain shows of a compiled program, as JSON."""
+    launches: dict[str, list[list[str]]] = {}
+    externs = []
+    for step in built.program.steps:
+        if isinstance(step, RunKernel):
+            launches.setdefault(step.nest.name, []).append(
+                [place(o) for o in step.origins if o.file]
+            )
+        elif isinstance(step, RunExtern):
+            externs.append([step.op, place(step.origin)])
+    return {
+        "ops": ops,
+        "kernels": [_kernel_report(built, name, lines) for name, lines in launches.items()],
+        "externs": externs,
+        "decisions": [dataclasses.asdict(d) for d in built.program.decisions],
+        "stages": [[stage.name, stage.seconds] for stage in stages.history],
+    }
+
+
+def _kernel_report(built: compiler.Built, name: str, lines: list[list[str]]) -> dict[str, Any]:
+    source, binary = built.kernels[name], built.binaries[name]
+    facts = {"registers": binary.registers, "spills": binary.spills} if binary is not None else {}
+    return {
+        "name": name,
+        "launches": len(lines),
+        "lines": lines[0],
+        "strategy": source.strategy,
+        "reads": source.reads,
+        "writes": source.writes,
+        **facts,
+    }

@@ -1,0 +1,84 @@
+"""Runs a scheduled Program in plain torch, nest by nest: for bisecting between fusion and a
+generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tracejit.fuse.program import (
+    Alias,
+    CheckIndex,
+    Expect,
+    Program,
+    Ref,
+    RunExtern,
+    RunKernel,
+    Slot,
+)
+from tracejit.fuse.reference import run as run_nest
+from tracejit.ir.dtypes import TORCH
+from tracejit.ir.execute import call
+
+
+class Left(Exception):
+    """A number or index computed on the way is not what the program was recorded for."""
+
+
+def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The outputs of `program` on `inputs` (shapes, strides and dtypes of program.inputs); writes
+    are performed.
+
+    Raises Left where a plan would leave.
+    """
+    env: dict[str, torch.Tensor] = {s.name: t for s, t in zip(program.inputs, inputs, strict=True)}
+    for step in program.steps:
+        if isinstance(step, RunKernel):
+            env.update({s.name: allocate(s) for s in step.outs})
+            run_nest(step.nest, {buffer: env[name] for buffer, name in step.args.items()})
+        elif isinstance(step, RunExtern):
+            env.update(_extern(step, env))
+        elif isinstance(step, Alias):
+            base = env[step.base]
+            offset = base.storage_offset() + step.offset
+            env[step.out.name] = base.as_strided(step.out.sizes, step.out.strides, offset)
+        elif isinstance(step, Expect):
+            if env[step.name].item() != step.number:
+                raise Left(f"{step.name} is not {step.number}")
+        else:
+            assert isinstance(step, CheckIndex)
+            index = env[step.name]
+            low = -step.size if step.wrap else 0
+            if bool(((index < low) | (index >= step.size)).any()):
+                raise Left(f"an index in {step.name} is out of range for size {step.size}")
+    for target, name in program.writes:
+        env[target].copy_(env[name])
+    return [env[name] for name in program.outputs]
+
+
+def allocate(slot: Slot) -> torch.Tensor:
+    """A fresh tensor of the slot's geometry."""
+    return torch.empty_strided(slot.sizes, slot.strides, dtype=TORCH[slot.dtype])
+
+
+def _extern(step: RunExtern, env: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    args = _filled(step.args, env)
+    kwargs = {k: _filled(v, env) for k, v in step.kwargs.items()}
+    results = call(step.op, args, kwargs)
+    tensors = (
+        [results]
+        if isinstance(results, torch.Tensor)
+        else [r for r in results if isinstance(r, torch.Tensor)]
+    )
+    return {s.name: t for s, t in zip(step.outs, tensors, strict=True)}
+
+
+def _filled(tree: Any, env: dict[str, torch.Tensor]) -> Any:
+    if isinstance(tree, Ref):
+        return env[tree.name]
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_filled(item, env) for item in tree)
+    return tree

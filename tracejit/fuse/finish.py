@@ -1,0 +1,321 @@
+"""From a schedule to a Program: axes merged and put in memory order, equal nests shared, names
+given, views made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+
+from tracejit.fuse.index import Axis, FloorDiv, Index, Indirect, Mod
+from tracejit.fuse.loopnest import Buffer, LoopNest, Store
+from tracejit.fuse.partition import geometry
+from tracejit.fuse.program import (
+    Alias,
+    CheckIndex,
+    Expect,
+    Program,
+    Ref,
+    RunExtern,
+    RunKernel,
+    Slot,
+)
+from tracejit.fuse.scalar import Load, Scalar, make
+from tracejit.fuse.schedule import Group, Schedule, has_effect, schedule
+from tracejit.ir.dtypes import TORCH
+from tracejit.ir.graph import Graph, Node, Origin, Value, map_values, numel
+
+
+def rewrite(
+    nest: LoopNest,
+    change_index: Callable[[Index], Index],
+    axes: tuple[Axis, ...],
+    names: Mapping[str, str] | None = None,
+) -> LoopNest:
+    """The nest over other axes: every index, in loads, stores and index values, goes through
+    `change_index`.
+
+    `names` gives buffers other names.
+    """
+    rename = names or {b.name: b.name for b in nest.buffers}
+    memo: dict[int, Scalar] = {}
+    lines: dict[int, Origin] = {}
+
+    def index(old: Index) -> Index:
+        return change_index(old).replace(
+            lambda atom: (
+                Index.of(Indirect(memo[atom.scalar.key], atom.size))
+                if isinstance(atom, Indirect)
+                else None
+            )
+        )
+
+    for scalar in nest.body():
+        args = tuple(memo[a.key] for a in scalar.args)
+        arg = scalar.arg
+        if isinstance(arg, Load):
+            arg = Load(rename[arg.buffer], index(arg.index))
+        elif isinstance(arg, Index):
+            arg = index(arg)
+        new = memo[scalar.key] = make(scalar.op, *args, arg=arg, dtype=scalar.dtype)
+        if scalar.key in nest.line_of:
+            lines.setdefault(new.key, nest.line_of[scalar.key])
+    stores = tuple(
+        Store(
+            rename[s.buffer],
+            index(s.index),
+            memo[s.value.key],
+            None if s.mask is None else memo[s.mask.key],
+        )
+        for s in nest.stores
+    )
+    buffers = tuple(replace(b, name=rename[b.name]) for b in nest.buffers)
+    return replace(nest, axes=axes, buffers=buffers, stores=stores, line_of=lines)
+
+
+def indices(nest: LoopNest) -> list[Index]:
+    """Every index expression of the nest."""
+    found = [s.index for s in nest.stores]
+    for scalar in nest.body():
+        if isinstance(scalar.arg, Load):
+            found.append(scalar.arg.index)
+        elif isinstance(scalar.arg, Index):
+            found.append(scalar.arg)
+    return list(dict.fromkeys(found))
+
+
+def simplify_axes(nest: LoopNest) -> LoopNest:
+    """Drop axes of one step, order parallel axes by the first store's strides, merge neighbours
+    that run as one.
+    """
+    axes = [a for a in nest.axes if a.size != 1]
+    if nest.stores:
+        first = nest.stores[0].index
+        order = {a: -first.coefficient(a) for a in axes}
+        parallel = [a for a in axes if not a.reduce]
+        if all(order[a] for a in parallel):
+            parallel.sort(key=lambda a: order[a])
+        axes = parallel + [a for a in axes if a.reduce]
+    found = indices(nest)
+    k = 0
+    while k + 1 < len(axes):
+        outer, inner = axes[k], axes[k + 1]
+        merged = _merged(outer, inner, found) if outer.reduce == inner.reduce else None
+        if merged is None:
+            k += 1
+            continue
+        axis, change = merged
+        nest = rewrite(nest, change, nest.axes)
+        found = indices(nest)
+        axes[k : k + 2] = [axis]
+        k = 0
+    return _renamed_axes(replace(nest, axes=tuple(axes)))
+
+
+def _merged(
+    outer: Axis, inner: Axis, found: list[Index]
+) -> tuple[Axis, Callable[[Index], Index]] | None:
+    """One axis for two, if no index then needs to take it apart again."""
+    axis = Axis(outer.name + inner.name, outer.size * inner.size, outer.reduce)
+    whole = Index.of(axis)
+    parts = {outer: whole // inner.size, inner: whole % inner.size}
+
+    def change(index: Index) -> Index:
+        return index.replace(lambda atom: parts.get(atom) if isinstance(atom, Axis) else None)
+
+    for index in found:
+        if _splits(change(index), axis) > _splits(index, outer) + _splits(index, inner):
+            return None
+    return axis, change
+
+
+def _splits(index: Index, axis: Axis) -> int:
+    """How many divisions and modulos of the axis the index contains."""
+    count = 0
+    for atom, _ in index.terms:
+        if isinstance(atom, (FloorDiv, Mod)):
+            count += axis in atom.index.axes()
+    return count
+
+
+def _renamed_axes(nest: LoopNest) -> LoopNest:
+    """Axes as a person names them: i, j, k … and r, s …"""
+    parallel, reduction = iter("ijklmnop"), iter("rstuvw")
+    names = {
+        a: Axis(next(reduction if a.reduce else parallel, f"{a.name}_"), a.size, a.reduce)
+        for a in nest.axes
+    }
+
+    def change(index: Index) -> Index:
+        return index.replace(
+            lambda atom: Index.of(names[atom]) if isinstance(atom, Axis) and atom in names else None
+        )
+
+    return rewrite(nest, change, tuple(names.values()))
+
+
+# Operations that say little about what a kernel does.
+DULL = frozenset({"to_copy", "clone", "full", "view", "expand", "arange", "scalar_tensor", "where"})
+
+
+class Finisher:
+    """Turns one schedule into a Program."""
+
+    def __init__(self, graph: Graph, plan: Schedule) -> None:
+        self.graph, self.plan = graph, plan
+        self.program = Program(inputs=[slot(v) for v in graph.inputs], decisions=plan.decisions)
+        self.shared: dict[object, LoopNest] = {}
+        self.names: dict[str, int] = {}
+        self.place = {id(n): k for k, n in enumerate(graph.nodes)}
+        self.made: set[Value] = set(graph.inputs)
+        self.checked: set[tuple[Value, int, bool]] = set()
+
+    def run(self) -> Program:
+        for step in self.plan.steps:
+            if isinstance(step, Group):
+                self._kernel(step)
+            else:
+                self._extern(step)
+        self.program.outputs = [self.name_of(v) for v in self.graph.outputs]
+        self.program.writes = [(target.name, self.name_of(v)) for target, v in self.graph.writes]
+        return self.program
+
+    def name_of(self, value: Value) -> str:
+        """The variable that holds `value`; a view of something in memory is made on first use."""
+        if value in self.made:
+            return value.name
+        base = self.plan.part.holder(value)
+        if base is value:
+            if numel(value.sizes) == 0:  # nothing is ever stored in it
+                kwargs = {"dtype": TORCH[value.dtype], "device": torch.device(value.device)}
+                empty = ("aten.empty_strided", (value.sizes, value.strides), kwargs)
+                self.program.steps.append(RunExtern(*empty, (slot(value),)))
+                self.made.add(value)
+                return value.name
+            raise AssertionError(f"{value} is used before it is computed")
+        found = geometry(value, base)
+        assert found is not None
+        strides, offset = found
+        name = self.name_of(base)
+        self.program.steps.append(Alias(name, replace_strides(slot(value), strides), offset))
+        self.made.add(value)
+        return value.name
+
+    def _kernel(self, group: Group) -> None:
+        for (value, size, wrap), origin in group.body.checks.items():
+            if (value, size, wrap) not in self.checked:
+                self.checked.add((value, size, wrap))
+                self.program.steps.append(CheckIndex(self.name_of(value), size, wrap, origin))
+        nest = simplify_axes(group.nest)
+        order = [*group.body.loads, *(v for v in group.roots if v in group.stored)]
+        args = {
+            b.name: self.name_of(v) if not b.written else v.name
+            for b, v in zip(nest.buffers, order, strict=True)
+        }
+        key = (
+            nest.axes,
+            nest.buffers,
+            nest.stores,
+        )
+        final = self.shared.get(key)
+        if final is None:
+            final = self.shared[key] = self._named(nest, group, order)
+        renamed = {
+            new.name: args[old.name] for old, new in zip(nest.buffers, final.buffers, strict=True)
+        }
+        outs = tuple(slot(v) for v in group.roots if v in group.stored)
+        self.made.update(v for v in group.roots if v in group.stored)
+        origins = tuple(dict.fromkeys(n.origin for n in group.body.nodes.values()))
+        self.program.steps.append(RunKernel(final, renamed, outs, origins))
+
+    def _named(self, nest: LoopNest, group: Group, order: list[Value]) -> LoopNest:
+        """Names for a person: buffers after what they hold, the kernel after its operations."""
+        taken: set[str] = set()
+        names = {}
+        for buffer, value in zip(nest.buffers, order, strict=True):
+            names[buffer.name] = _unique(_holds(value, buffer), taken)
+        named = rewrite(nest, lambda index: index, nest.axes, names)
+        origins = tuple(dict.fromkeys(n.origin for n in group.body.nodes.values()))
+        return replace(named, name=self._kernel_name(group), origins=origins)
+
+    def _kernel_name(self, group: Group) -> str:
+        nodes = sorted(group.body.nodes.values(), key=lambda n: self.place[id(n)])
+        ops = dict.fromkeys(op_name(n.part_of or n.op) for n in nodes)
+        kept = [op for op in ops if op not in DULL] or list(ops) or ["copy"]
+        base = "_".join([*kept[:4], *(["more"] if len(kept) > 4 else [])])
+        count = self.names[base] = self.names.get(base, -1) + 1
+        return f"{base}_{count}" if count else base
+
+    def _extern(self, node: Node) -> None:
+        if node.op == "tj.expect":
+            value, number = node.args
+            self.program.steps.append(Expect(self.name_of(value), number, node.origin))
+            return
+        args = map_values(tuple(node.args), lambda v: Ref(self.name_of(v)))
+        kwargs = {k: map_values(v, lambda v: Ref(self.name_of(v))) for k, v in node.kwargs.items()}
+        outs = tuple(slot(v) for v in node.outputs)
+        self.made.update(node.outputs)
+        self.program.steps.append(
+            RunExtern(node.op, args, kwargs, outs, node.origin, has_effect(node))
+        )
+
+
+def op_name(op: str) -> str:
+    """An op's name for a person: `aten._native_layer_norm.default` is layer_norm."""
+    return op.split(".")[1].strip("_").removeprefix("native_").removeprefix("fused_")
+
+
+def slot(value: Value) -> Slot:
+    """The plan's variable for a value."""
+    return Slot(value.name, value.dtype, value.sizes, value.strides, value.device)
+
+
+def replace_strides(old: Slot, strides: tuple[int, ...]) -> Slot:
+    return replace(old, strides=strides)
+
+
+def _holds(value: Value, buffer: Buffer) -> str:
+    """A name for a buffer: an input's own, else the op that made it."""
+    if buffer.written:
+        return "out"
+    if value.node is None:
+        return re.sub(r"\W", "_", value.name.rsplit(".", 1)[-1])
+    return op_name(value.node.part_of or value.node.op)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    name = name if name.isidentifier() else f"b_{name}"
+    found, k = name, 1
+    while found in taken:
+        found, k = f"{name}_{k}", k + 1
+    taken.add(found)
+    return found
+
+
+def finish(graph: Graph) -> Program:
+    """Schedule `graph` and lay the result out as a Program."""
+    own_storage(graph)
+    return Finisher(graph, schedule(graph)).run()
+
+
+def own_storage(graph: Graph) -> None:
+    """Give each output and written value memory of its own: a copy where it would share an input's
+    or another output's.
+    """
+    from tracejit.fuse.lower import view_base
+
+    used: set[Value] = set(graph.inputs)
+
+    def own(value: Value) -> Value:
+        base = view_base(value)
+        if base not in used:
+            used.add(base)
+            return value
+        meta = (value.dtype, value.sizes, value.strides, value.device)
+        return graph.add("aten.clone", (value,), {}, [meta]).out
+
+    graph.outputs = [own(v) for v in graph.outputs]
+    graph.writes = [(target, own(v)) for target, v in graph.writes]

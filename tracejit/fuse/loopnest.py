@@ -1,0 +1,155 @@
+"""The loop nest: the last form that all generators share, and the only thing that a generator
+reads.
+
+    for each parallel axis: for each reduction axis: evaluate the stores' expressions
+
+A nest has parallel axes and reduction axes (both possibly none). `reduce` expressions combine over
+all reduction axes; what depends on a reduction's result and on a reduction axis (softmax's
+quotient) is evaluated in a later pass over the same axes. `stage` says in which pass: a generator
+that keeps a whole row in registers (persistent) may ignore passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tracejit.fuse.index import Axis, Index
+from tracejit.fuse.scalar import Scalar, in_order
+from tracejit.ir.graph import Origin
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A kernel parameter: name (an identifier), dtype, elements reachable (span), and whether the
+    kernel writes it.
+    """
+
+    name: str
+    dtype: str
+    span: int
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class Store:
+    """`buffer[index] = value`. One that varies over no reduction axis is stored once a row.
+
+    `mask`: a bool; where it is false nothing is stored, and the index may lie outside the buffer.
+    """
+
+    buffer: str
+    index: Index
+    value: Scalar
+    mask: Scalar | None = None
+
+    @property
+    def needs(self) -> tuple[Scalar, ...]:
+        """What has to be evaluated for it: the value, scalars in the index, the mask."""
+        masks = () if self.mask is None else (self.mask,)
+        return (self.value, *self.index.indirects(), *masks)
+
+
+@dataclass(frozen=True)
+class LoopNest:
+    """One kernel before it has a language. `origins` are the user's lines in order; `line_of` maps
+    scalars to them.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    buffers: tuple[Buffer, ...]
+    stores: tuple[Store, ...]
+    origins: tuple[Origin, ...] = ()
+    line_of: dict[int, Origin] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def parallel(self) -> tuple[Axis, ...]:
+        return tuple(a for a in self.axes if not a.reduce)
+
+    @property
+    def reduction(self) -> tuple[Axis, ...]:
+        return tuple(a for a in self.axes if a.reduce)
+
+    @property
+    def rows(self) -> int:
+        """Product of the parallel sizes."""
+        total = 1
+        for axis in self.parallel:
+            total *= axis.size
+        return total
+
+    @property
+    def columns(self) -> int:
+        """Product of the reduction sizes."""
+        total = 1
+        for axis in self.reduction:
+            total *= axis.size
+        return total
+
+    def buffer(self, name: str) -> Buffer:
+        return next(b for b in self.buffers if b.name == name)
+
+    def body(self) -> Iterator[Scalar]:
+        """Every expression, operands first."""
+        return in_order(roots_of(self.stores))
+
+    def stages(self) -> dict[int, int]:
+        """For each scalar (by key) the number of reductions and scans that lie below it on the
+        longest path.
+
+        A scalar at stage n needs the results of n earlier passes over the reduction axes.
+        """
+        found: dict[int, int] = {}
+        for scalar in self.body():
+            below = max((found[d.key] for d in scalar.deps()), default=0)
+            found[scalar.key] = below + (scalar.op in ("reduce", "scan"))
+        return found
+
+    def bytes_moved(self) -> tuple[int, int]:
+        """Bytes read and written by one run, each buffer element counted once."""
+        from tracejit.ir.dtypes import itemsize
+
+        read = sum(b.span * itemsize(b.dtype) for b in self.buffers if not b.written)
+        return read, sum(b.span * itemsize(b.dtype) for b in self.buffers if b.written)
+
+    def __str__(self) -> str:
+        """A readable listing: axes, then one numbered line per expression, then the stores."""
+        parameters = ", ".join(f"{b.name}: {b.dtype}[{b.span}]" for b in self.buffers)
+        lines = [f"nest {self.name}({parameters}):"]
+        for axis in self.axes:
+            lines.append(f"  {'reduce' if axis.reduce else 'for'} {axis.name} in {axis.size}")
+        names: dict[int, str] = {}
+        for scalar in self.body():
+            names[scalar.key] = f"t{len(names)}"
+            inside = [names[a.key] for a in scalar.args]
+            if scalar.arg is not None:
+                inside.append(show_arg(scalar.arg, names))
+            lines.append(
+                f"    {names[scalar.key]}: {scalar.dtype} = {scalar.op}({', '.join(inside)})"
+            )
+        for store in self.stores:
+            where = show_arg(store.index, names)
+            when = f" if {names[store.mask.key]}" if store.mask is not None else ""
+            lines.append(f"    {store.buffer}[{where}] = {names[store.value.key]}{when}")
+        return "\n".join(lines)
+
+
+def roots_of(stores: Sequence[Store]) -> tuple[Scalar, ...]:
+    """What the stores need evaluated."""
+    return tuple(scalar for store in stores for scalar in store.needs)
+
+
+def show_arg(arg: object, names: dict[int, str]) -> str:
+    """An expression's argument as text, indirect indices by the names of their scalars."""
+    from tracejit.fuse.index import Indirect
+    from tracejit.fuse.scalar import Load
+
+    if isinstance(arg, Load):
+        return f"{arg.buffer}[{show_arg(arg.index, names)}]"
+    if isinstance(arg, Index):
+        text = str(arg)
+        for scalar in arg.indirects():
+            text = text.replace(str(Indirect(scalar, 0)), f"[{names[scalar.key]}]")
+        return text
+    return repr(arg)

@@ -1,0 +1,190 @@
+"""Which values have to be in memory, and which are recomputed where they are used.
+
+Costs are in bytes moved. A heavy function (exp, sin, erf, …) counts as HEAVY_BYTES for each element
+it is evaluated on, a kernel launch as LAUNCH_BYTES: about what an H100 moves in the time that they
+take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from tracejit.fuse.index import Index, dot
+from tracejit.fuse.lower import (
+    FUSABLE,
+    ROW_KINDS,
+    Body,
+    CannotFuse,
+    Domain,
+    Inside,
+    MustMaterialise,
+    kind_of,
+    view_base,
+)
+from tracejit.fuse.scalar import VOCABULARY, in_order
+from tracejit.ir.dtypes import itemsize
+from tracejit.ir.graph import Graph, Node, Value, numel
+from tracejit.ops.table import Kind
+
+HEAVY_BYTES = 8
+LAUNCH_BYTES = 1 << 16
+_LIGHT = {
+    "const",
+    "index",
+    "load",
+    "cast",
+    "bitcast",
+    "add",
+    "sub",
+    "mul",
+    "neg",
+    "abs",
+    "where",
+    "not",
+    "and",
+    "or",
+    "xor",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "minimum",
+    "maximum",
+    "fmin",
+    "fmax",
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "isnan",
+    "signbit",
+    "shl",
+    "shr",
+    "copysign",
+    "reduce",
+    "scan",
+}
+HEAVY = frozenset(VOCABULARY) - _LIGHT
+
+
+@dataclass
+class Partition:
+    """The choice. `memory`: values kept in memory; `roots`: those that kernels compute, in order;
+    `externs`: the rest.
+    """
+
+    memory: set[Value] = field(default_factory=set)
+    roots: list[Value] = field(default_factory=list)
+    needed: set[Value] = field(default_factory=set)  # read by extern calls, outputs and writes
+    extern_nodes: list[Node] = field(default_factory=list)
+    _holders: dict[Value, Value] = field(default_factory=dict)
+
+    def holder(self, value: Value) -> Value:
+        """The value in memory that holds `value`: itself, or what it is a plain view of."""
+        found = self._holders.get(value)
+        if found is None:
+            found = self._holders[value] = in_memory(value, self.memory)
+        return found
+
+
+def partition(graph: Graph, forced: set[Value], as_extern: set[int]) -> Partition:
+    """Decide for every value. `forced` must be in memory; nodes whose id is in `as_extern` may not
+    be lowered.
+    """
+    part = Partition(memory=set(graph.inputs) | forced)
+    kinds = {id(n): Kind.EXTERN if id(n) in as_extern else kind_of(n) for n in graph.nodes}
+    for node in graph.nodes:
+        if kinds[id(node)] is Kind.EXTERN:
+            part.extern_nodes.append(node)
+            part.memory.update(node.outputs)
+        elif kinds[id(node)] in ROW_KINDS:
+            part.memory.update(node.outputs)
+    wanted = [v for n in part.extern_nodes for v in n.inputs] + list(graph.results())
+    for value in wanted:
+        part.needed.add(in_memory(value, part.memory))
+    part.memory |= part.needed
+    users = _users_through_views(graph, kinds)
+    for node in graph.nodes:
+        if kinds[id(node)] not in FUSABLE:
+            continue
+        for value in node.outputs:
+            if value not in part.memory and _worth_storing(
+                value, users.get(value, []), part.memory
+            ):
+                part.memory.add(value)
+    for node in graph.nodes:
+        if kinds[id(node)] is not Kind.EXTERN:
+            part.roots += [v for v in node.outputs if v in part.memory and numel(v.sizes) != 0]
+    return part
+
+
+def in_memory(value: Value, memory: Container[Value]) -> Value:
+    """The value that must be in memory so that `value` is: its view base where it is plain strides
+    of that, else itself.
+    """
+    base = view_base(value)
+    while value is not base and value not in memory and geometry(value, base) is None:
+        return value
+    return value if value in memory else base
+
+
+def geometry(value: Value, base: Value) -> tuple[tuple[int, ...], int] | None:
+    """Strides and offset of `value` as a view of `base`'s memory; None where they would not be
+    plain strides.
+    """
+    if value is base or numel(value.sizes) == 0:
+        return value.strides, 0
+    domain = Domain(value.sizes)
+    index = tuple(Index.of(a) for a in domain.axes)
+    step = value
+    while step is not base:
+        assert step.node is not None
+        index = Body.through_view(step, index)
+        step = step.node.inputs[0]
+    position = dot(index, base.strides)
+    strides = tuple(
+        position.coefficient(a) if a.size > 1 else s
+        for a, s in zip(domain.axes, value.strides, strict=True)
+    )
+    plain = sum(
+        (Index.of(a) * s for a, s in zip(domain.axes, strides, strict=True)),
+        Index.of(position.const),
+    )
+    return (strides, position.const) if plain == position else None
+
+
+def _users_through_views(graph: Graph, kinds: dict[int, Kind]) -> dict[Value, list[Node]]:
+    """For each non-view value the nodes that compute with it, directly or through views."""
+    found: dict[Value, list[Node]] = {}
+    for node in graph.nodes:
+        if kinds[id(node)] is not Kind.VIEW:
+            for base in dict.fromkeys(view_base(v) for v in node.inputs):
+                found.setdefault(base, []).append(node)
+    return found
+
+
+def _worth_storing(value: Value, users: list[Node], memory: set[Value]) -> bool:
+    """Whether one write and a read per user costs less than recomputing for each user."""
+    size = numel(value.sizes)
+    evaluations = [
+        max(numel(u.outputs[0].sizes), numel(u.inputs[0].sizes)) if u.outputs else size
+        for u in users
+    ]
+    if not users or (len(users) == 1 and evaluations[0] <= size):
+        return False
+    body = Body(Domain(value.sizes), Inside(memory))
+    try:
+        scalar = body.value(value, tuple(Index.of(a) for a in body.domain.axes))
+    except (CannotFuse, MustMaterialise):
+        return True
+    heavy = sum(s.op in HEAVY for s in in_order((scalar,)))
+    leaves = sum(min(numel(v.sizes), size) * itemsize(v.dtype) for v in body.loads)
+    own = size * itemsize(value.dtype)
+    inline = sum(leaves + HEAVY_BYTES * heavy * max(e, size) for e in evaluations)
+    stored = leaves + HEAVY_BYTES * heavy * size + own + own * len(users)
+    if len(users) == 1 or leaves <= own:
+        stored += LAUNCH_BYTES  # it could become a kernel of its own
+    return bool(stored < inline)

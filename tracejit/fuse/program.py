@@ -1,0 +1,117 @@
+"""The scheduled program: the steps of a plan before they have a language. Made by fuse.schedule,
+read by codegen.plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from tracejit.fuse.loopnest import LoopNest
+from tracejit.ir.graph import Origin, Size
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor variable of the plan: name, dtype, geometry and device."""
+
+    name: str
+    dtype: str
+    sizes: tuple[Size, ...]
+    strides: tuple[Size, ...]
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A use of a tensor variable among the arguments of an extern call."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class RunKernel:
+    """Run a loop nest. `args` gives the tensor variable for each buffer of the nest; `outs` are
+    allocated first.
+
+    Nests that are equal up to names are one object: one kernel is generated for them.
+    """
+
+    nest: LoopNest
+    args: dict[str, str]
+    outs: tuple[Slot, ...]
+    origins: tuple[Origin, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunExtern:
+    """Call an ATen op. `args` and `kwargs` as in the graph, with Ref in place of tensors; one Slot
+    per tensor result.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outs: tuple[Slot, ...]
+    origin: Origin = Origin()
+    effect: bool = False  # draws random numbers: kept, and in order
+
+
+@dataclass(frozen=True)
+class Alias:
+    """`out` is a view of the variable `base`, `offset` elements in. No data moves."""
+
+    base: str
+    out: Slot
+    offset: Size = 0
+
+
+@dataclass(frozen=True)
+class Expect:
+    """Leave the plan unless the one-element tensor `name` holds `number` (a trace followed that
+    outcome).
+    """
+
+    name: str
+    number: bool | int | float
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True)
+class CheckIndex:
+    """Leave the plan unless every element of `name` lies in -size … size-1 (or 0 … size-1 without
+    `wrap`).
+    """
+
+    name: str
+    size: Size
+    wrap: bool = True
+    origin: Origin = Origin()
+
+
+Step = Union[RunKernel, RunExtern, Alias, Expect, CheckIndex]
+
+
+@dataclass
+class Decision:
+    """Something the scheduler chose, for `explain`: what it looked at, the verdict, the reason in
+    words.
+    """
+
+    what: str
+    fused: bool
+    reason: str
+    bytes_saved: int = 0
+
+
+@dataclass
+class Program:
+    """Inputs, steps in order, outputs and writes as variable names. A write (i, name): input i gets
+    the values of name.
+    """
+
+    inputs: list[Slot] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    writes: list[tuple[str, str]] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)

@@ -1,0 +1,343 @@
+"""Scheduling: which values share a kernel, in which order kernels and extern calls run.
+
+Every value that must be in memory starts as a kernel of its own; kernels are merged, a later one
+into an earlier one, when one nest can compute both, no cycle appears, and fewer bytes move. Each
+trial really builds the merged nest, so the saving is counted, not guessed, and what cannot be
+merged says why (`Decision`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.lower import (
+    ROW_KINDS,
+    Body,
+    CannotFuse,
+    Domain,
+    Inside,
+    MustMaterialise,
+    build,
+    kind_of,
+    reduced_dims,
+)
+from tracejit.fuse.partition import LAUNCH_BYTES, Partition, partition
+from tracejit.fuse.program import Decision
+from tracejit.fuse.scalar import Load
+from tracejit.ir.dtypes import itemsize
+from tracejit.ir.graph import Graph, Node, Value
+
+MAX_BUFFERS = 24  # parameters of one kernel: more would not fit its registers
+MAX_BODY = 600  # expressions in one kernel
+MOST_IDLE = 8  # how many times larger one of two kernels run side by side may be
+NEIGHBOURS = 8  # earlier kernels tried for sharing a load
+
+
+@dataclass(eq=False)
+class Group:
+    """Values computed by one kernel."""
+
+    roots: tuple[Value, ...]
+    nest: LoopNest
+    body: Body
+    order: int
+    stored: frozenset[Value]
+    cost: int
+
+    @property
+    def reads(self) -> Iterable[Value]:
+        return self.body.loads
+
+    @property
+    def label(self) -> str:
+        return ", ".join(v.name for v in self.roots)
+
+
+@dataclass
+class Schedule:
+    """The result: kernels and extern calls in order, the partition and every decision taken."""
+
+    steps: list[Group | Node]
+    part: Partition
+    decisions: list[Decision] = field(default_factory=list)
+
+
+def schedule(graph: Graph) -> Schedule:
+    """Partition and fuse `graph`. A value found to need memory only while building starts the
+    choice anew.
+    """
+    forced: set[Value] = set()
+    as_extern: set[int] = set()
+    while True:
+        fuser = Fuser(graph, partition(graph, forced, as_extern))
+        try:
+            return fuser.run()
+        except MustMaterialise as need:
+            if need.value in forced:
+                as_extern |= {id(n) for n in graph.nodes if need.value in n.inputs}
+            forced.add(need.value)
+        except Unlowerable as failed:
+            as_extern.add(id(failed.node))
+
+
+class Unlowerable(Exception):
+    """A node that no nest can compute even alone: it becomes an extern call."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.op)
+        self.node = node
+
+
+class Fuser:
+    """Merges the kernels of one partition."""
+
+    def __init__(self, graph: Graph, part: Partition) -> None:
+        self.part = part
+        self.order = {id(n): k for k, n in enumerate(graph.nodes)}
+        self.group_of: dict[Value, Group] = {}
+        self.extern_of: dict[Value, Node] = {v: n for n in part.extern_nodes for v in n.outputs}
+        self.readers: dict[Value, set[Value]] = {}
+        self.decisions: list[Decision] = []
+        self.effects = _effects(part.extern_nodes)
+        self._reads_of: dict[int, list[Value]] = {}
+
+    def run(self) -> Schedule:
+        alone = [self._alone(root) for root in self.part.roots]
+        for group in alone:
+            self.group_of[group.roots[0]] = group
+            for value in group.reads:
+                self.readers.setdefault(value, set()).add(group.roots[0])
+        seen: list[Group] = []
+        for group in alone:
+            merged = self._merge_into_earlier(group, seen)
+            seen = [g for g in seen if g is not merged and self.group_of[g.roots[0]] is g]
+            seen.append(merged)
+        return Schedule(self._sorted([g for g in seen if g.stored]), self.part, self.decisions)
+
+    def _alone(self, root: Value) -> Group:
+        assert root.node is not None
+        domain = _domain_of(root)
+        inside = Inside(self.part.memory, (root,))
+        try:
+            nest, body = build((root,), (root,), inside, domain)
+        except CannotFuse as why:
+            raise Unlowerable(root.node) from why
+        return Group((root,), nest, body, self.order[id(root.node)], frozenset((root,)), cost(nest))
+
+    def _stored(self, roots: tuple[Value, ...]) -> frozenset[Value]:
+        """Those of a kernel's values that someone else reads."""
+        members = set(roots)
+        return frozenset(
+            v for v in roots if v in self.part.needed or not self.readers.get(v, set()) <= members
+        )
+
+    def _built(self, roots: tuple[Value, ...], domain: Domain) -> tuple[LoopNest, Body]:
+        return build(roots, self._stored(roots), Inside(self.part.memory, set(roots)), domain)
+
+    def _merge_into_earlier(self, group: Group, seen: list[Group]) -> Group:
+        """Merge `group` with the kernels it reads from, latest first, then with neighbours that
+        read the same.
+        """
+        producers = {id(g): g for v in group.reads if (g := self.group_of.get(v)) is not None}
+        shared = {v for v in group.reads if v not in self.group_of}
+        latest = sorted(producers.values(), key=lambda g: -g.order)
+        neighbours = [g for g in reversed(seen) if id(g) not in producers and shared & set(g.reads)]
+        for other in [*latest, *neighbours[:NEIGHBOURS]]:
+            current = self.group_of[other.roots[0]]
+            if current is not group:
+                group = self._try(current, group)
+        return group
+
+    def _try(self, first: Group, second: Group) -> Group:
+        """The merged group, or `second` if they stay apart."""
+        what = f"{first.label} + {second.label}"
+        alike = _same_space(first.body.domain, second.body.domain)
+        refusal = self._refusal(first, second, alike)
+        if refusal is None:
+            roots = tuple(
+                sorted({*first.roots, *second.roots}, key=lambda v: self.order[id(v.node)])
+            )
+            try:
+                nest, body = self._best(roots, first, second)
+            except CannotFuse as why:
+                refusal = str(why)
+            else:
+                moved = cost(nest)
+                saved = first.cost + second.cost - moved + LAUNCH_BYTES * (not alike)
+                refusal = self._too_big(nest, body) or (
+                    None if saved > 0 else "no bytes would be saved"
+                )
+        if refusal is not None:
+            self.decisions.append(Decision(what, False, refusal))
+            return second
+        merged = Group(
+            roots, nest, body, max(first.order, second.order), self._stored(roots), moved
+        )
+        for value in roots:
+            self.group_of[value] = merged
+        self.decisions.append(Decision(what, True, "one pass moves fewer bytes", saved))
+        return merged
+
+    def _best(self, roots: tuple[Value, ...], *groups: Group) -> tuple[LoopNest, Body]:
+        """Build over the domain of either group, one with a reduction first."""
+        domains = dict.fromkeys(sorted((g.body.domain for g in groups), key=lambda d: not d.dims))
+        reason: CannotFuse | None = None
+        for domain in domains:
+            try:
+                return self._built(roots, domain)
+            except CannotFuse as why:
+                reason = reason or why
+        assert reason is not None
+        raise reason
+
+    @staticmethod
+    def _too_big(nest: LoopNest, body: Body) -> str | None:
+        if len(nest.buffers) > MAX_BUFFERS:
+            return f"{len(nest.buffers)} buffers in one kernel are too many"
+        if sum(1 for _ in nest.body()) > MAX_BODY:
+            return "the kernel would be too long"
+        return None
+
+    def _refusal(self, first: Group, second: Group, alike: bool) -> str | None:
+        """A reason that needs no building. `alike`: one iteration space serves both."""
+        a, b = first.body.domain, second.body.domain
+        if not alike and (a.dims or b.dims or not _near(a, b) or self._reads(second, first)):
+            return f"they iterate over {list(a.sizes)} and {list(b.sizes)}"
+        if self._depends(second, first):
+            return "another step lies between them"
+        if self._depends(first, second):
+            return "another step lies between them"
+        return None
+
+    @staticmethod
+    def _reads(second: Group, first: Group) -> bool:
+        return any(v in first.roots for v in second.reads)
+
+    def _depends(self, later: Group, earlier: Group) -> bool:
+        """Whether `later` needs `earlier` through a step outside both."""
+        stack: list[Group | Node] = [
+            s for s in self._sources(later) if s is not earlier and s is not later
+        ]
+        visited: set[int] = set()
+        first = min(self.order[id(v.node)] for v in earlier.roots)  # nothing before it needs it
+        while stack:
+            step = stack.pop()
+            if step is earlier:
+                return True
+            if id(step) in visited or step is later or self._place(step) < first:
+                continue
+            visited.add(id(step))
+            stack.extend(self._sources(step))
+        return False
+
+    def _place(self, step: Group | Node) -> int:
+        return step.order if isinstance(step, Group) else self.order[id(step)]
+
+    def _sources(self, step: Group | Node) -> list[Group | Node]:
+        """Steps that must run before this one."""
+        if isinstance(step, Group):
+            values = list(step.reads)
+            before: list[Group | Node] = []
+        else:
+            values = self._extern_reads(step)
+            previous = self.effects.get(id(step))
+            before = [previous] if previous is not None else []
+        for value in values:
+            found = self.group_of.get(value) or self.extern_of.get(value)
+            if found is not None and found is not step:
+                before.append(found)
+        return before
+
+    def _extern_reads(self, node: Node) -> list[Value]:
+        """The values in memory that an extern call reads."""
+        found = self._reads_of.get(id(node))
+        if found is None:
+            found = list(dict.fromkeys(self.part.holder(v) for v in node.inputs))
+            self._reads_of[id(node)] = found
+        return found
+
+    def _sorted(self, groups: list[Group]) -> list[Group | Node]:
+        """Depth-first topological order, by place in the program where that leaves a choice."""
+        steps: list[Group | Node] = sorted([*groups, *self.part.extern_nodes], key=self._place)
+        done: set[int] = set()
+        ordered: list[Group | Node] = []
+        for step in steps:
+            stack: list[tuple[Group | Node, bool]] = [(step, False)]
+            while stack:
+                current, ready = stack.pop()
+                if id(current) in done:
+                    continue
+                if ready:
+                    done.add(id(current))
+                    ordered.append(current)
+                else:
+                    stack.append((current, True))
+                    stack.extend((s, False) for s in self._sources(current) if id(s) not in done)
+        return ordered
+
+
+def _domain_of(root: Value) -> Domain:
+    node = root.node
+    assert node is not None
+    if kind_of(node) in ROW_KINDS:
+        return Domain(node.inputs[0].sizes, reduced_dims(node))
+    return Domain(root.sizes)
+
+
+def _count(domain: Domain) -> int:
+    total = 1
+    for size in domain.sizes:
+        total *= size
+    return total
+
+
+def _rows(domain: Domain) -> int:
+    total = 1
+    for size in domain.row_sizes:
+        total *= size
+    return total
+
+
+def _same_space(a: Domain, b: Domain) -> bool:
+    """Whether one has an element, or a row, for each element of the other."""
+    return _count(a) == _count(b) or _rows(a) == _count(b) or _rows(b) == _count(a)
+
+
+def _near(a: Domain, b: Domain) -> bool:
+    """Whether sizes allow to run side by side, the smaller one masked: saves a launch."""
+    return max(_count(a), _count(b)) <= MOST_IDLE * min(_count(a), _count(b))
+
+
+def _effects(nodes: list[Node]) -> dict[int, Node]:
+    """For each node with an effect (random numbers, checks) the one before it, so that their order
+    stays.
+    """
+    found: dict[int, Node] = {}
+    previous: Node | None = None
+    for node in nodes:
+        if has_effect(node):
+            if previous is not None:
+                found[id(node)] = previous
+            previous = node
+    return found
+
+
+def has_effect(node: Node) -> bool:
+    """Whether a node draws random numbers or checks a value: it is kept, and in order."""
+    from tracejit.ir.passes import is_effect
+
+    return is_effect(node)
+
+
+def cost(nest: LoopNest) -> int:
+    """Bytes moved: each distinct load counts, at most its buffer's span; each store its buffer."""
+    total = sum(b.span * itemsize(b.dtype) for b in nest.buffers if b.written)
+    iterations = nest.rows * nest.columns
+    spans = {b.name: b.span for b in nest.buffers}
+    for scalar in nest.body():
+        if isinstance(scalar.arg, Load):
+            reach = min(iterations, spans[scalar.arg.buffer])
+            total += reach * itemsize(scalar.dtype)
+    return total

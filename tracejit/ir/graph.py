@@ -1,0 +1,198 @@
+"""The graph: a typed, functional SSA program of ATen-level operations.
+
+A `Node` applies one op (named as in ATen, `aten.add.Tensor`; `.default` is left out) to arguments
+laid out as its ATen schema has them: Values, numbers, dtypes, None, and tuples of those. Nothing in
+a graph mutates: a write that the caller can see is an entry of `Graph.writes`, performed after
+everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+# A size is an int or a sympy expression; rules use only arithmetic, so that both work.
+Size = Any
+Arg = Any
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an operation was written: the user's file and line, the function, and the module path
+    (`layers.0.norm`).
+    """
+
+    file: str = ""
+    line: int = 0
+    function: str = ""
+    module: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.file else "<unknown>"
+        return (
+            f"{place} in {self.module or self.function}"
+            if (self.module or self.function)
+            else place
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One tensor of the program. `dtype` is a short name of ir.dtypes; sizes and strides count
+    elements.
+    """
+
+    name: str
+    dtype: str
+    sizes: tuple[Size, ...]
+    strides: tuple[Size, ...]
+    device: str = "cpu"
+    node: Node | None = None  # None: a graph input
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.dtype}[{', '.join(map(str, self.sizes))}]"
+
+    @property
+    def ndim(self) -> int:
+        return len(self.sizes)
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operation, not changed once made. `outputs` has one Value per tensor result (also for one
+    in a tuple).
+    """
+
+    op: str
+    args: tuple[Arg, ...]
+    kwargs: dict[str, Arg] = field(default_factory=dict)
+    outputs: tuple[Value, ...] = ()
+    origin: Origin = Origin()
+    part_of: str = ""  # the op that was decomposed into this node; names kernels
+    _inputs: tuple[Value, ...] | None = field(default=None, init=False, repr=False)
+    lowers: Any = field(default=None, init=False, repr=False)  # kept by fuse.lower.kind_of
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The Values among the arguments, in order, repeats included."""
+        if self._inputs is None:
+            self._inputs = tuple(values_in((self.args, tuple(self.kwargs.values()))))
+        return self._inputs
+
+    @property
+    def out(self) -> Value:
+        """The only result of an op that has one."""
+        (value,) = self.outputs
+        return value
+
+
+@dataclass(eq=False)
+class Graph:
+    """Inputs, nodes in topological order, outputs, and writes: (input, its new value) pairs done at
+    the end.
+    """
+
+    inputs: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    writes: list[tuple[Value, Value]] = field(default_factory=list)
+    _count: int = 0
+
+    def __str__(self) -> str:
+        from tracejit.ir.text import show
+
+        return show(self)
+
+    def fresh(self, prefix: str = "v") -> str:
+        """A value name not used in this graph yet."""
+        self._count += 1
+        return f"{prefix}{self._count - 1}"
+
+    def add_input(
+        self,
+        dtype: str,
+        sizes: Iterable[Size],
+        strides: Iterable[Size],
+        device: str = "cpu",
+        name: str = "",
+    ) -> Value:
+        value = Value(name or self.fresh("a"), dtype, tuple(sizes), tuple(strides), device)
+        self.inputs.append(value)
+        return value
+
+    def add(
+        self,
+        op: str,
+        args: Iterable[Arg],
+        kwargs: dict[str, Arg] | None = None,
+        metas: Iterable[tuple[str, tuple[Size, ...], tuple[Size, ...] | None, str]] = (),
+        origin: Origin = Origin(),
+    ) -> Node:
+        """Append a node. Each meta is (dtype, sizes, strides or None for contiguous, device) of one
+        result.
+        """
+        node = Node(op, tuple(args), dict(kwargs or {}), (), origin)
+        node.outputs = tuple(
+            Value(
+                self.fresh(),
+                d,
+                tuple(s),
+                contiguous_strides(s) if st is None else tuple(st),
+                dev,
+                node,
+            )
+            for d, s, st, dev in metas
+        )
+        self.nodes.append(node)
+        return node
+
+    def results(self) -> Iterator[Value]:
+        """Values that must exist when the program ends."""
+        yield from self.outputs
+        for _, value in self.writes:
+            yield value
+
+    def users(self) -> dict[Value, list[Node]]:
+        """For each value the nodes that read it, once each, in order."""
+        found: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.inputs):
+                found.setdefault(value, []).append(node)
+        return found
+
+
+def contiguous_strides(sizes: Iterable[Size]) -> tuple[Size, ...]:
+    """Row-major strides as torch gives a fresh tensor: a size of 0 counts as 1."""
+    strides: list[Size] = []
+    step: Size = 1
+    for size in reversed(tuple(sizes)):
+        strides.append(step)
+        step = step * (size if size != 0 else 1)
+    return tuple(reversed(strides))
+
+
+def numel(sizes: Iterable[Size]) -> Size:
+    """Product of sizes; 1 for no dimensions."""
+    total: Size = 1
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def values_in(tree: Arg) -> Iterator[Value]:
+    """Every Value in nested tuples and lists of arguments."""
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from values_in(item)
+
+
+def map_values(tree: Arg, change: Callable[[Value], Arg]) -> Arg:
+    """`tree` with every Value replaced by `change(value)`."""
+    if isinstance(tree, Value):
+        return change(tree)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(map_values(item, change) for item in tree)
+    return tree

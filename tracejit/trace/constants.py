@@ -1,0 +1,166 @@
+"""Tensors that Python data was made into: `torch.tensor([1, 2])`, `x[i] = 3.0`, `x[[0, 2]]`.
+
+They reach the recorder as `lift_fresh` of a tensor that nobody has seen. It is a constant of the
+program only if it was made of Python numbers, which are constants or guarded; torch.tensor also
+takes tensors and arrays, and reads them without a trace. So while a call is recorded the profile
+hook watches for calls of such makers, and lets exactly these pass a TorchFunctionMode, which sees
+their arguments. It also notices where a tensor's data leaves torch (`tolist`, `numpy`).
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from tracejit.ir.dtypes import NAME
+from tracejit.trace.recording import Refused
+
+MAKERS = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "new_tensor"})
+# Functions that read a tensor argument without a call that the recorder sees.
+READERS = frozenset({"tensor_split", "ctc_loss"})
+# Methods of tensors that do what no graph shows, and what that is.
+ESCAPES: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("tolist", "numpy", "__array__", "data_ptr", "__dlpack__", "apply_", "map_", "map2_"),
+        ("data-dependent", "{} gives a tensor's data to Python"),
+    ),
+    **dict.fromkeys(
+        ("untyped_storage", "storage", "_typed_storage"),
+        ("tensor", "{} gives a tensor's memory to Python"),
+    ),
+    **dict.fromkeys(
+        ("manual_seed", "seed", "set_state"), ("random", "{} of a generator is called")
+    ),
+    **dict.fromkeys(
+        ("requires_grad_", "retain_grad", "run_backward"), ("autograd", "{} is called")
+    ),
+}
+WATCHED = frozenset({*MAKERS, *READERS, *ESCAPES})
+LARGEST = 4096  # elements of a constant that is kept in the graph
+
+Hook = Callable[[FrameType, str, Any], Any]
+
+
+class Watch(TorchFunctionMode):
+    """On the stack of modes during a watched call only. `plain`: the call has no tensor or array in
+    its arguments.
+    """
+
+    def __init__(self, refuse: Callable[[Refused], None]) -> None:
+        super().__init__()
+        self.plain = False
+        self.refuse = refuse
+        self.active = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        data = args[1:] if name == "new_tensor" else args
+        self.plain = name in MAKERS and is_plain((data, kwargs))
+        if name in READERS and any(
+            isinstance(a, torch.Tensor) for a in (*args[1:], *kwargs.values())
+        ):
+            self.refuse(Refused("data-dependent", f"{name} reads the values of a tensor"))
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.plain = False
+
+    def called(self, function: Any) -> None:
+        """A C function of a watched name is about to run."""
+        name = function.__name__
+        owner = getattr(function, "__self__", None)
+        on_tensor = isinstance(owner, torch.Tensor)
+        escape = ESCAPES.get(name)
+        if escape is not None:
+            if on_tensor or isinstance(owner, torch.Generator) or name == "run_backward":
+                self.refuse(Refused(escape[0], escape[1].format(name)))
+        elif on_tensor or getattr(torch, name, None) is function:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self.active += 1
+
+    def returned(self) -> None:
+        """The watched call is over."""
+        if self.active:
+            self.active -= 1
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def leave(self) -> None:
+        """Off the stack of modes, also where the end of a call was not seen."""
+        while self.active:
+            self.returned()
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Show `watch` the calls of watched C functions, next to the profiler that is active, if one
+    is.
+    """
+    inner: Hook | None = sys.getprofile()  # type: ignore[assignment]
+    names, ours = WATCHED, Watch.__torch_function__.__code__
+
+    def hook(frame: FrameType, event: str, arg: Any) -> None:
+        if inner is not None:
+            inner(frame, event, arg)
+        if event == "c_call":
+            if arg.__name__ in names and frame.f_code is not ours and sys.getprofile() is hook:
+                watch.called(arg)
+        elif (
+            watch.active
+            and event in ("c_return", "c_exception")
+            and arg.__name__ in names
+            and frame.f_code is not ours
+        ):
+            watch.returned()
+
+    sys.setprofile(hook)
+    try:
+        yield
+    finally:
+        watch.leave()
+        if sys.getprofile() is hook:  # an observer that gave up has put back what was there before
+            sys.setprofile(inner)
+
+
+def is_plain(data: Any) -> bool:
+    """Whether data consists of Python numbers and their like."""
+    if isinstance(data, (list, tuple)):
+        return all(map(is_plain, data))
+    if isinstance(data, dict):
+        return all(map(is_plain, data.values()))
+    return data is None or type(data) in PLAIN
+
+
+PLAIN = frozenset({bool, int, float, torch.dtype, torch.device, str})
+_SUBSCRIPTS = frozenset({"BINARY_SUBSCR", "STORE_SUBSCR"})
+_BYTES: dict[CodeType, bytes] = {}
+
+
+def from_subscript(frame: FrameType) -> bool:
+    """Whether the frame is at `x[…]` or `x[…] = …`: what that makes into a tensor is numbers."""
+    code = frame.f_code
+    text = _BYTES.get(code)
+    if text is None:
+        text = _BYTES[code] = code.co_code
+    name = dis.opname[text[frame.f_lasti]]
+    # From 3.14 on, BINARY_OP with the argument NB_SUBSCR.
+    return name in _SUBSCRIPTS or (name == "BINARY_OP" and text[frame.f_lasti + 1] == 26)
+
+
+def contents(tensor: torch.Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """The op that makes a constant: `aten.full`, or `tj.constant(data, dtype, sizes)`. Raises
+    Refused.
+    """
+    if tensor.dtype not in NAME or tensor.is_complex() or tensor.numel() > LARGEST:
+        raise Refused("tensor", f"a constant of {tensor.numel()} elements of {tensor.dtype}")
+    if not tensor.shape:
+        return "aten.full", ((), tensor.item()), {"dtype": tensor.dtype}
+    data = tuple(tensor.flatten().tolist())
+    return "tj.constant", (data, NAME[tensor.dtype], tuple(tensor.shape)), {}

@@ -1,0 +1,241 @@
+"""Which code ran in a call, and from where: each function that runs needs a guard on the place it
+was found.
+
+A frame does not say which function it belongs to. It is found by its code: among functions already
+reached, in the classes of the frame's first argument, or under its qualified name in its module.
+Functions that the call itself defined need no guard; a library's are covered by version.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+from tracejit.runtime.constants import MISSING
+from tracejit.runtime.origins import CORE, LIBRARY, USER
+from tracejit.runtime.paths import instance_dict, static
+from tracejit.trace.plans import Plan
+from tracejit.trace.reach import Reach
+
+
+class Coverage:
+    """The code objects that ran in one call."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self.justified: set[Any] = set()
+        self.inside: set[int] = set()  # code of functions that functions of this call define
+        self.packages: dict[str, None] = {}
+        self.uncovered: dict[int, CodeType] = {}
+        self.library: dict[
+            int, tuple[int, str, FunctionType]
+        ] = {}  # code -> globals node, name, function
+
+    def ran(self, plan: Plan, frame: FrameType, local: dict[str, Any]) -> None:
+        """A frame of the plan's code starts: find its function, guard where it was found, open what
+        it holds.
+        """
+        code = plan.code
+        first = local.get(plan.first) if plan.first else None
+        cells = tuple([id(local.get(name)) for name in plan.cells])
+        key = (id(code), id(first if isinstance(first, type) else type(first)), cells)
+        if key in self.justified:
+            if first is not None:
+                self.shadow(code.co_name, first)
+            return
+        self.justified.add(key)
+        self.inside.update(plan.nested)
+        found = self.find(plan, frame, first, local)
+        if found is not None:
+            function, node = found
+            if node >= 0:
+                self.reach.function(function, node, plan)
+            self.watch_cells(plan, function, node)
+            if first is not None:
+                self.shadow(code.co_name, first)
+        elif plan.origin == USER and id(code) not in self.inside:
+            self.uncovered[id(code)] = code
+        if plan.origin == LIBRARY:
+            self.packages[plan.package] = None
+
+    def watch_cells(self, plan: Plan, function: FunctionType, node: int) -> None:
+        """Variables of enclosing functions that the code stores to."""
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+        for name in plan.reads.cell_stores if plan.reads is not None else ():
+            cell = cells[name]
+            read = functools.partial(_content, cell)
+            self.reach.effects.add(node, name, read, plan.code, id(cell))
+
+    def find(
+        self, plan: Plan, frame: FrameType, first: Any, local: dict[str, Any]
+    ) -> tuple[FunctionType, int] | None:
+        """The function that runs and its node, if it can be found."""
+        code = plan.code
+        for function, node in self.reach.functions.get(id(code), ()):
+            if _closes_over(function, local):
+                return function, node
+        if id(code) in self.library:
+            parent, name, function = self.library[id(code)]
+            return function, self.reach.child(parent, "item", name, function)
+        if first is not None:
+            found = self.in_classes(code, first, local)
+            if found is not None:
+                return found
+        if plan.origin != CORE and id(code) not in self.inside:
+            return self.in_module(frame, code, local)
+        return None
+
+    def in_classes(
+        self, code: CodeType, first: Any, local: dict[str, Any]
+    ) -> tuple[FunctionType, int] | None:
+        """Look in the classes of a frame's first argument."""
+        kind = first if isinstance(first, type) else type(first)
+        for base, name in _candidates(kind, code):
+            for steps, function in unwrap(base.__dict__[name]):
+                if function.__code__ is code and _closes_over(function, local):
+                    owner = kind if static(kind, name) is base.__dict__[name] else base
+                    node = self.class_node(owner, first)
+                    return function, self.steps(node, name, base.__dict__[name], steps, function)
+        return None
+
+    def steps(
+        self, node: int, name: str, stored: Any, steps: tuple[str, ...], function: FunctionType
+    ) -> int:
+        """Nodes from a class to a function stored in it, through property, staticmethod and the
+        like.
+        """
+        if node < 0:
+            return -1
+        node = self.reach.child(node, "static", name, stored)
+        for step in steps:
+            stored = _UNWRAP[step](stored)
+            node = self.reach.child(node, step, None, stored)
+        return node
+
+    def class_node(self, kind: type, instance: Any) -> int:
+        """A node for a class: by the type of a reached object, or by its name; -1 if neither."""
+        tree = self.reach.tree
+        known = tree.known.get(id(kind))
+        if known is not None:
+            return known
+        parent = tree.known.get(id(instance), -1)
+        if parent >= 0 and tree.nodes[parent].step != "ref" and not isinstance(instance, type):
+            own = self.reach.child(parent, "class", None, type(instance))
+            if kind is type(instance):
+                return own
+            return self.reach.child(own, "base", type(instance).__mro__.index(kind), kind)
+        return self.by_name(kind.__module__, kind.__qualname__, kind)
+
+    def by_name(self, module: str, qualname: str, wanted: Any) -> int:
+        """A node for what a module holds under a qualified name, if that is `wanted`; or -1."""
+        first, *rest = qualname.split(".")
+        loaded = sys.modules.get(module)
+        if loaded is None or "<locals>" in rest:
+            return -1
+        chain = [instance_dict(loaded).get(first, MISSING)]
+        for name in rest:
+            chain.append(static(chain[-1], name) if isinstance(chain[-1], type) else MISSING)
+        if chain[-1] is not wanted:
+            return -1
+        node = self.module_node(module)
+        node = self.reach.child(node, "item", first, chain[0])
+        for name, value in zip(rest, chain[1:]):
+            node = self.reach.child(node, "static", name, value)
+        return node
+
+    def module_node(self, module: str) -> int:
+        """The root node of a module's globals."""
+        namespace = instance_dict(sys.modules[module])
+        return self.reach.tree.child(-1, "globals", module, namespace, predicate=("any", None))
+
+    def in_module(
+        self, frame: FrameType, code: CodeType, local: dict[str, Any]
+    ) -> tuple[FunctionType, int] | None:
+        """Look under the code's qualified name in its module, and in decorated functions there."""
+        module = frame.f_globals.get("__name__")
+        qualname = getattr(code, "co_qualname", code.co_name)
+        loaded = sys.modules.get(module) if isinstance(module, str) else None
+        if loaded is None or "." in qualname or instance_dict(loaded) is not frame.f_globals:
+            return None
+        stored = frame.f_globals.get(qualname, MISSING)
+        for steps, function in unwrap(stored):
+            if function.__code__ is code and _closes_over(function, local):
+                node = self.reach.child(self.module_node(str(module)), "item", qualname, stored)
+                for step in steps:
+                    stored = _UNWRAP[step](stored)
+                    node = self.reach.child(node, step, None, stored)
+                return function, node
+        return None
+
+    def shadow(self, name: str, first: Any) -> None:
+        """A method that runs is found in the class only while the instance has no attribute of its
+        name.
+        """
+        if name.startswith("__") or isinstance(first, type):
+            return
+        node = self.reach.tree.known.get(id(first), -1)
+        if node < 0 or self.reach.tree.nodes[node].check != "type":
+            return
+        found = static(type(first), name)
+        if isinstance(found, FunctionType) and name not in instance_dict(first):
+            self.reach.tree.child(node, "attr", name, MISSING)
+
+
+_UNWRAP = {
+    "func": lambda value: value.__func__,
+    "fget": lambda value: value.fget,
+    "wrapped": lambda value: value.__wrapped__,
+    "partialfunc": lambda value: value.func,
+}
+
+
+def unwrap(stored: Any) -> Iterator[tuple[tuple[str, ...], FunctionType]]:
+    """Functions in what a class or module stores under a name, with the steps that lead to each."""
+    steps: tuple[str, ...] = ()
+    for _ in range(4):
+        if isinstance(stored, FunctionType):
+            yield steps, stored
+        if isinstance(stored, (staticmethod, classmethod)):
+            step = "func"
+        elif isinstance(stored, property):
+            step = "fget"
+        elif isinstance(stored, (functools.partial, functools.cached_property)):
+            step = "partialfunc"
+        elif "__wrapped__" in instance_dict(stored):
+            step = "wrapped"
+        else:
+            return
+        stored = _UNWRAP[step](stored)
+        steps = (*steps, step)
+
+
+def _candidates(kind: type, code: CodeType) -> Iterator[tuple[type, str]]:
+    """Where in a class and its bases to look for a code object: under its own name first."""
+    for base in kind.__mro__:
+        if code.co_name in base.__dict__:
+            yield base, code.co_name
+    for base in kind.__mro__:
+        if base.__module__ != "builtins":
+            for name in list(base.__dict__):
+                yield base, name
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return MISSING
+
+
+def _closes_over(function: FunctionType, local: dict[str, Any]) -> bool:
+    """Whether a frame's free variables are this function's."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        try:
+            if name in local and cell.cell_contents is not local[name]:
+                return False
+        except ValueError:
+            continue
+    return True

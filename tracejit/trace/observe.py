@@ -1,0 +1,353 @@
+"""Observation of one call: which Python objects it reads, what it runs and changes, as guards or a
+reason.
+
+A profile hook sees each Python frame start, each return and each C call in this thread.
+(`sys.monitoring`, from Python 3.12, is no faster here and is not per thread.) A frame's code
+decides what can be read from its arguments, globals and cells (trace.reads, trace.reach); where its
+function was found is guarded (trace.covered); C functions must be known to be pure (trace.purity);
+at the end, what was reached is compared with what it was (trace.effects).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import gc
+import sys
+from collections.abc import Sequence
+from types import FrameType, FunctionType, MethodType
+from typing import Any
+
+import torch
+
+from tracejit.runtime import state
+from tracejit.runtime.constants import LEAVES, MISSING, is_constant
+from tracejit.runtime.guards import GuardSet, Node, parameter_names
+from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
+from tracejit.runtime.paths import STEPS, instance_dict
+from tracejit.runtime.reasons import Reason
+from tracejit.trace import purity
+from tracejit.trace.conclude import Conclusion
+from tracejit.trace.covered import Coverage
+from tracejit.trace.effects import Effects
+from tracejit.trace.plans import ENVIRON, MODULE_CALL, MUTE, RANDOM, SCAN, SKIP, Plan, plan_of
+from tracejit.trace.reach import Reach
+from tracejit.trace.tree import Tree, predicate_of
+
+_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOK_DETAILS = (
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+_verdicts: dict[purity.Key, str | None] = {}
+
+
+class Observer:
+    """Observes a call between `__enter__` and `__exit__`; `finish` then says what must hold for it
+    to be the same.
+    """
+
+    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.fn = fn
+        self.tree = Tree()
+        self.effects = Effects()
+        self.reach = Reach(self.tree, self.effects)
+        self.coverage = Coverage(self.reach)
+        self.reason: Reason | None = None
+        self.muted: FrameType | None = None
+        self.globals_seen: set[tuple[int, int]] = set()
+        self.entered: set[tuple[int, Any]] = set()
+        self.contexts: dict[int, tuple[contextvars.ContextVar[Any], Any]] = {}
+        self.names = parameter_names(fn)
+        self.state = state.capture()
+        self.young: set[int] = set()
+        self.previous: Any = None
+        self.roots(args, kwargs)
+
+    def roots(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Nodes for the function and its arguments."""
+        tree, fn = self.tree, self.fn
+        label = "self" if isinstance(fn, torch.nn.Module) else getattr(fn, "__name__", "fn")
+        found = Node(-1, "fn", label, *predicate_of(fn))
+        self.root = tree.add(found, fn)
+        if isinstance(fn, FunctionType):
+            self.reach.functions[id(fn.__code__)] = [(fn, self.root)]
+        elif isinstance(fn, MethodType):
+            self.reach.child(self.root, "self", None, fn.__self__)
+            self.reach.child(self.root, "func", None, fn.__func__)
+        elif isinstance(fn, functools.partial):
+            for step in ("func", "args", "keywords"):
+                self.reach.child(self.root, f"partial{step}", None, getattr(fn, step))
+        top = tree.add(Node(-1, "args", None, "length", len(args)), args)
+        for position, value in enumerate(args):
+            self.reach.child(top, "item", position, value)
+        ordered = _collects_keywords(fn)
+        names = list(kwargs) if ordered else sorted(kwargs)
+        top = tree.add(Node(-1, "kwargs", None, "kwargs", [ordered, names]), kwargs)
+        for name in names:
+            self.reach.child(top, "item", name, kwargs[name])
+
+    def __enter__(self) -> Observer:
+        self.previous = sys.getprofile()
+        self.collecting = gc.isenabled()
+        if self.previous is not None and not isinstance(self.previous, (FunctionType, MethodType)):
+            self.reason = Reason(
+                "hook", "another profiler is active, which cannot be told what it would see"
+            )
+            return self
+        # What the call makes is what is young at its end, if nothing is moved to an older
+        # generation meanwhile.
+        gc.collect(0)
+        gc.disable()
+        sys.setprofile(self.hook)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if sys.getprofile() == self.hook:
+            sys.setprofile(self.previous)
+        if self.reach.refs:
+            self.young = set(map(id, gc.get_objects(generation=0)))
+        if self.collecting:
+            gc.enable()
+        if error[0] is not None:
+            self.release()
+
+    def refuse(self, kind: str, text: str, frame: FrameType | None = None) -> None:
+        """The call can only run eagerly: nothing more is looked at."""
+        if self.reason is None:
+            self.reason = Reason(kind, text, _place(frame))
+
+    def suspend(self) -> None:
+        """What runs from here to `resume` is none of the call's own."""
+        sys.setprofile(None)
+
+    def resume(self) -> None:
+        sys.setprofile(self.hook)
+
+    # Events
+
+    def hook(self, frame: FrameType, event: str, arg: Any) -> None:
+        """The profile hook."""
+        if self.previous is not None:
+            self.previous(frame, event, arg)
+        if event == "c_return" or self.reason is not None:
+            return
+        if self.muted is not None:
+            if event == "return" and frame is self.muted:
+                self.muted = None
+        elif event == "call":
+            plan = plan_of(frame.f_code)
+            if plan.treatment == SCAN:
+                self.enter(plan, frame)
+            elif plan.treatment != SKIP:
+                self.special(plan, frame)
+        elif event == "return":
+            if arg is not None and type(arg) not in LEAVES and not isinstance(arg, torch.Tensor):
+                self.returned(frame, arg)
+        elif event == "c_call":
+            key = purity.key_of(arg)
+            verdict = _verdicts.get(key, MISSING)
+            if verdict is MISSING:
+                verdict = _verdicts[key] = purity.judge(arg)
+            if verdict is not None:
+                self.refuse("impure", f"calls {verdict}", frame)
+            elif key[0] is contextvars.ContextVar:
+                self.context(arg.__self__, arg.__name__, frame)
+
+    def special(self, plan: Plan, frame: FrameType) -> None:
+        """A frame starts of a function that is looked at as a whole."""
+        if plan.treatment == MODULE_CALL:
+            self.module_call(frame.f_locals["self"])
+        elif plan.treatment == RANDOM:
+            name = f"{frame.f_globals['__name__']}.{plan.code.co_name}"
+            self.refuse("random", f"calls {name}", frame)
+        else:
+            self.muted = frame
+            if plan.treatment != MUTE:
+                self.outside(plan, frame.f_locals)
+
+    def enter(self, plan: Plan, frame: FrameType) -> None:
+        """A frame starts whose code reads what its arguments, cells and globals lead to."""
+        local, number, known = frame.f_locals, id(plan), self.tree.known
+        first = local.get(plan.first)
+        kind = type(first)
+        if plan.is_init:
+            self.reach.born(first)
+        # An object with a path keeps its id; one without may be another than the last with that id.
+        token = (number, kind if kind in LEAVES else id(first))
+        stable = kind in LEAVES or id(first) in known
+        if not stable or plan.asks_others or plan.cells or token not in self.entered:
+            self.entered.add(token)
+            self.coverage.ran(plan, frame, local)
+            self.reach.asked(plan, local)
+        seen = self.reach.seen
+        for name in plan.args:
+            value = local.get(name)
+            kind = type(value)
+            if kind in LEAVES:
+                continue
+            if id(value) in known:
+                if (number, id(value)) in seen:
+                    continue
+            elif kind is torch.Tensor:
+                continue
+            self.reach.visit(plan, value)
+        for name in plan.cells:
+            if name in local:
+                self.reach.visit(plan, local[name])
+        mark = (number, id(frame.f_globals))
+        if mark not in self.globals_seen:
+            self.globals_seen.add(mark)
+            if plan.origin != CORE:
+                self.globals(plan, frame.f_globals, frame)
+        if self.reach.problem is not None:
+            self.refuse(*self.reach.problem, frame)
+
+    def globals(self, plan: Plan, namespace: dict[str, Any], frame: FrameType) -> None:
+        """The globals and imported modules that a code object names."""
+        reads = plan.reads
+        assert reads is not None
+        if reads.whole_globals:
+            self.refuse("unguardable", "calls globals()", frame)
+        node = self.namespace(plan, namespace)
+        if node < 0:
+            if reads.global_loads:
+                self.refuse("unguardable", "globals that no module holds", frame)
+            return
+        for name in reads.global_loads:
+            value = namespace.get(name, MISSING)
+            if value is MISSING:
+                if plan.origin == USER:
+                    self.tree.child(node, "item", name, MISSING)
+            elif plan.versioned.get(name, MISSING) is value or self.reach.by_version(
+                value, plan.origin
+            ):
+                plan.versioned[name] = value
+                if isinstance(value, FunctionType):
+                    self.coverage.library.setdefault(id(value.__code__), (node, name, value))
+            else:
+                self.reach.step(plan, node, "item", name, value, 0)
+        for name in reads.global_stores:
+            read = functools.partial(namespace.get, name, MISSING)
+            self.effects.add(node, name, read, plan.code, id(namespace))
+        for name in reads.imports:
+            if name in sys.modules:
+                loaded = self.coverage.module_node(name)
+                self.reach.module_namespace(plan, sys.modules[name], loaded, 0)
+
+    def namespace(self, plan: Plan, namespace: dict[str, Any]) -> int:
+        """The node of a globals dict: a module's, or a function's own; -1 if neither."""
+        known = self.tree.known.get(id(namespace))
+        if known is not None:
+            return known
+        module = namespace.get("__name__")
+        loaded = sys.modules.get(module) if isinstance(module, str) else None
+        if loaded is not None and instance_dict(loaded) is namespace:
+            return self.coverage.module_node(str(module))
+        for function, node in self.reach.functions.get(id(plan.code), ()):
+            if function.__globals__ is namespace:
+                return self.tree.child(node, "namespace", None, namespace, predicate=("any", None))
+        return -1
+
+    def module_call(self, module: Any) -> None:
+        """`module(…)`: its hooks, and the class that its forward is found in."""
+        node = self.tree.known.get(id(module))
+        if node is None:
+            return
+        attributes = instance_dict(module)
+        # Without gradients, hooks of the backward pass are not called.
+        for name in _HOOK_TABLES if torch.is_grad_enabled() else _HOOK_TABLES[:2]:
+            hooks = attributes.get(name)
+            if hooks:
+                self.called_hooks(node, name, hooks)
+            elif hooks is not None:
+                self.tree.child(node, "hooks", name, hooks, ("empty", None))
+        if "forward" in attributes:
+            self.reach.child(node, "attr", "forward", attributes["forward"])
+
+    def called_hooks(self, node: int, name: str, hooks: dict[int, Any]) -> None:
+        """Hooks of a module: how many, which, and how they are called. Their keys mean nothing."""
+        index = self.tree.child(node, "attr", name, hooks, ("length", len(hooks)))
+        for position, hook in enumerate(hooks.values()):
+            self.reach.child(index, "nthvalue", position, hook)
+        attributes = instance_dict(self.tree.values[node])
+        for table in _HOOK_DETAILS:
+            details = attributes[table]
+            self.tree.child(node, "attr", table, details, ("length", len(details)))
+
+    def outside(self, plan: Plan, local: dict[str, Any]) -> None:
+        """Reads of the environment, and of whether a logger would emit."""
+        if plan.treatment == ENVIRON:
+            key = local["key"]
+            if isinstance(key, str):
+                self.tree.child(-1, "env", key, STEPS["env"](None, key))
+            return
+        key = [local["self"].name, local["level"]]
+        self.tree.child(-1, "logs", key, STEPS["logs"](None, key))
+
+    def returned(self, frame: FrameType, value: Any) -> None:
+        """A function returns an object: its caller's code may read attributes of it."""
+        caller = frame.f_back
+        if caller is None or plan_of(frame.f_code).origin == OWN:
+            return
+        plan = plan_of(caller.f_code)
+        if plan.reads is not None and plan.treatment != SKIP:
+            self.reach.visit(plan, value)
+
+    def context(self, variable: contextvars.ContextVar[Any], name: str, frame: FrameType) -> None:
+        """A context variable is read or set: guard its value, which must be the same at the end."""
+        if id(variable) in self.contexts:
+            return
+        value = variable.get(MISSING)
+        self.contexts[id(variable)] = (variable, value)
+        node = self.tree.known.get(id(variable))
+        if node is not None:
+            self.reach.child(node, "context", None, value)
+        elif value is not MISSING and not is_constant(value):
+            self.refuse("impure", f"reads context variable {variable.name}", frame)
+
+    # The end
+
+    def finish(self, sources: Sequence[torch.Tensor], writes: bool = False) -> GuardSet | Reason:
+        """The guards of the call, with `sources` as the program's inputs, or why it cannot be
+        guarded.
+
+        `writes`: whether the program writes to an input; then it matters which inputs share memory.
+        To be called once.
+        """
+        try:
+            if self.reason is not None:
+                return self.reason
+            return Conclusion(self).guards(sources, writes)
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of all that the call reached."""
+        self.tree, self.effects = Tree(), Effects()
+        self.reach = Reach(self.tree, self.effects)
+        self.coverage = Coverage(self.reach)
+        self.contexts.clear()
+        self.fn = self.previous = self.muted = None
+
+
+def _collects_keywords(fn: Any) -> bool:
+    """Whether a function has a `**kwargs` parameter, so that the order of keywords can be seen."""
+    target = type(fn).forward if isinstance(fn, torch.nn.Module) else fn
+    target = getattr(target, "__func__", target)
+    code = getattr(target, "__code__", None)
+    return code is None or bool(code.co_flags & 0x08)
+
+
+def _place(frame: FrameType | None) -> str:
+    """file:line of the nearest frame of the user's, else of a library's."""
+    first = ""
+    while frame is not None:
+        origin = origin_of_code(frame.f_code)
+        if origin == USER:
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if origin == LIBRARY and not first:
+            first = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return first

@@ -1,0 +1,246 @@
+"""The recipe by which a call's return value is built again (runtime.outputs says what it looks
+like).
+"""
+
+from __future__ import annotations
+
+import copyreg
+from typing import Any
+
+import torch
+
+from tracejit.ir.graph import Value
+from tracejit.ops.strides import dense
+from tracejit.ops.views import inverse
+from tracejit.runtime import constants, private
+from tracejit.trace.recording import Refused
+from tracejit.trace.storages import Alias, Storage, Storages, check_type
+
+Tree = dict[str, Any]
+
+
+def encode(result: Any, storages: Storages, given: Any) -> Tree:
+    """The recipe for `result`; the graph gets its outputs. `given`: what the call was given.
+
+    Raises Refused for a return value that cannot be built from tensors and constants.
+    """
+    return _Encoder(storages, given).encode(result)
+
+
+class _Encoder:
+    def __init__(self, storages: Storages, given: Any) -> None:
+        self.storages = storages
+        self.outside = _containers(given)
+        self.seen: set[int] = set()  # containers that stand in the result already
+        self.owners: dict[Storage, list[torch.Tensor]] = {}
+        self.out: dict[Storage, tuple[int, Alias]] = {}
+        self.leaves: dict[int, Tree] = {}  # by the tensor's identity
+        self.spelled: list[Tree] = []
+        self.fresh = 0  # leaves that this call computed
+
+    def encode(self, result: Any) -> Tree:
+        self._collect(result, 0)
+        self.seen.clear()
+        return self._tree(result)
+
+    # --- tensors ---
+
+    def _collect(self, item: Any, depth: int) -> None:
+        """Note which tensors lie in which memory, so that those that share it are built as views of
+        one.
+        """
+        if depth > 50:
+            raise Refused("output", "a return value nested more than 50 deep")
+        if isinstance(item, torch.Tensor):
+            home = self._alias(item).home
+            tensors = self.owners.setdefault(home, [])
+            if not any(item is t for t in tensors):
+                tensors.append(item)
+            return
+        for part in _parts(item):
+            self._collect(part, depth + 1)
+
+    def _alias(self, tensor: torch.Tensor) -> Alias:
+        check_type(tensor)
+        return self.storages.find(tensor)
+
+    def _tensor(self, tensor: torch.Tensor) -> Tree:
+        found = self.leaves.get(id(tensor))
+        if found is None:
+            found = self.leaves[id(tensor)] = self._leaf(tensor)
+        return found
+
+    def _leaf(self, tensor: torch.Tensor) -> Tree:
+        alias = self._alias(tensor)
+        for n, source in enumerate(self.storages.sources):
+            if source is tensor:
+                return {"input": n}
+        if tensor.requires_grad:
+            raise Refused("autograd", "the result requires gradients")
+        if type(tensor) is not torch.Tensor:
+            raise Refused("output", f"a new {type(tensor).__name__} is returned")
+        if alias.lazy:
+            raise Refused("output", "a result that is lazily conjugated or negated")
+        self.fresh += 1
+        if alias.home.outside:
+            number = self.storages.inputs.index(alias.root)
+            return self._distinct(_view("input_view", number, alias, alias.root))
+        if alias.home not in self.out:
+            base = self._base(alias)
+            self.out[alias.home] = (self._output(base), base)
+            if base is alias:
+                return {"out": self.out[alias.home][0]}
+        number, base = self.out[alias.home]
+        return self._distinct(_view("view", number, alias, base))
+
+    def _base(self, alias: Alias) -> Alias:
+        """What is computed: the alias itself if it is alone on its memory, else the root that all
+        are views of.
+        """
+        if len(self.owners[alias.home]) == 1 and dense(alias.sizes, alias.strides) is not None:
+            return alias
+        if len(alias.home.roots) > 1:
+            raise Refused("output", "results that share memory in an unknown way")
+        return alias.root
+
+    def _output(self, alias: Alias) -> int:
+        """The alias's value becomes a graph output, with the strides that the real tensor has."""
+        outputs = self.storages.graph.outputs
+        value = self.storages.read(alias)
+        outputs.append(value if value.strides == alias.strides else self._restrided(value, alias))
+        return len(outputs) - 1
+
+    def _restrided(self, value: Value, alias: Alias) -> Value:
+        order = dense(alias.sizes, alias.strides)
+        if order is None:
+            raise Refused("output", "a result with gaps that was written to")
+        add = self.storages.add
+        turned = add("aten.permute", (value, order), {})
+        copied = add("aten.clone", (turned,), {"memory_format": torch.contiguous_format})
+        return add("aten.permute", (copied, inverse(order)), {})
+
+    def _distinct(self, leaf: Tree) -> Tree:
+        """The leaf, numbered if another tensor object has the same."""
+        same = sum(leaf == {k: v for k, v in old.items() if k != "nth"} for old in self.spelled)
+        if same:
+            leaf["nth"] = same
+        self.spelled.append(leaf)
+        return leaf
+
+    # --- everything else ---
+
+    def _tree(self, item: Any) -> Tree:
+        if isinstance(item, torch.Tensor):
+            return self._tensor(item)
+        if constants.is_constant(item):
+            return {"const": constants.encode(item)}
+        kind = type(item)
+        if kind is not tuple:
+            self._enter(item)
+        if kind is tuple or kind is list:
+            return {kind.__name__: [self._tree(part) for part in item]}
+        if kind is dict:
+            return {"dict": [[self._key(k), self._tree(v)] for k, v in item.items()]}
+        if isinstance(item, tuple) and (hasattr(kind, "_make") or hasattr(kind, "n_fields")):
+            return {"namedtuple": _name(kind), "items": [self._tree(part) for part in item]}
+        node = private.pytree_nodes().get(kind)
+        if node is not None:
+            children, context = node.flatten_fn(item)
+            trees = [self._tree(child) for child in children]
+            return {"pytree": _name(kind), "context": self._tree(context), "children": trees}
+        if isinstance(item, type) or _is_function(item):
+            return {"global": _name(item)}
+        return self._object(item)
+
+    def _enter(self, item: Any) -> None:
+        """Containers are built anew: one that existed before, or stands in two places, would lose
+        its identity.
+        """
+        if isinstance(item, type) or _is_function(item):
+            return
+        if id(item) in self.outside:
+            raise Refused("output", f"a {type(item).__name__} that the call was given is returned")
+        if id(item) in self.seen:
+            raise Refused("output", f"one {type(item).__name__} is returned in two places")
+        self.seen.add(id(item))
+
+    def _key(self, key: Any) -> Tree:
+        if not constants.is_constant(key):
+            raise Refused("output", f"a dict with a key of type {type(key).__name__}")
+        return {"const": constants.encode(key)}
+
+    def _object(self, item: Any) -> Tree:
+        """An instance with nothing but attributes. It must hold something computed: others existed
+        before the call.
+        """
+        kind = type(item)
+        if not is_plain_object(item):
+            raise Refused("output", f"an object of type {_qualified(kind)} is returned")
+        before = self.fresh
+        fields = [[name, self._tree(value)] for name, value in vars(item).items()]
+        if self.fresh == before:
+            raise Refused("output", f"an object of type {_qualified(kind)} is returned")
+        return {"object": _name(kind), "fields": fields}
+
+
+def is_plain_object(item: Any) -> bool:
+    """Whether `__dict__` is all there is to an instance, as far as copying it goes."""
+    kind = type(item)
+    own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__")
+    changed = any(getattr(kind, n, None) is not getattr(object, n, None) for n in own)
+    slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    is_module = isinstance(item, torch.nn.Module)
+    return hasattr(item, "__dict__") and not changed and not slots and not is_module
+
+
+def _view(kind: str, number: int, alias: Alias, base: Alias) -> Tree:
+    if alias.dtype != base.dtype:
+        raise Refused("output", "a view of another dtype is returned")
+    place = {"sizes": list(alias.sizes), "strides": list(alias.strides)}
+    return {kind: number, **place, "offset": alias.offset - base.offset}
+
+
+def _parts(item: Any) -> list[Any]:
+    """What a container holds; nothing for a leaf."""
+    kind = type(item)
+    if kind is dict:
+        return list(item.values())
+    if isinstance(item, (list, tuple)):
+        return list(item)
+    node = private.pytree_nodes().get(kind)
+    if node is not None:
+        return list(node.flatten_fn(item)[0])
+    if isinstance(item, type) or constants.is_constant(item) or not is_plain_object(item):
+        return []
+    return list(vars(item).values())
+
+
+def _containers(given: Any) -> set[int]:
+    """Identities of the containers among the arguments."""
+    found: set[int] = set()
+    stack = [given]
+    while stack:
+        item = stack.pop()
+        if id(item) in found or isinstance(item, torch.Tensor) or constants.is_constant(item):
+            continue
+        parts = _parts(item)
+        if not isinstance(item, tuple):
+            found.add(id(item))
+        stack.extend(parts)
+    return found
+
+
+def _is_function(item: Any) -> bool:
+    return callable(item) and hasattr(item, "__qualname__") and not hasattr(item, "__self__")
+
+
+def _qualified(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _name(item: Any) -> str:
+    """`module:qualname`, if that leads back to the class or function. Raises Refused otherwise."""
+    name = constants.name_of(item)
+    if constants.named(name) is not item:
+        raise Refused("output", f"{name} is returned, and cannot be found by that name")
+    return name

@@ -1,0 +1,128 @@
+"""How the observer treats each code object that runs: decided once per code object, kept for the
+process.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+
+from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code, package_of_file
+from tracejit.trace.reads import Reads, analyse
+
+_TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
+# Folders and files of torch and the standard library whose frames hold state in the objects they
+# get.
+_SCANNED_TORCH = ("nn/modules/", "nn/utils/", "distributions/", "ao/", "optim/")
+_SCANNED_STDLIB = ("copy.py", "collections/__init__.py", "random.py", "types.py")
+
+SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM = range(7)
+
+# Functions that are looked at as a whole: (end of file name, qualified name or "" for all) ->
+# treatment.
+_SPECIAL: dict[tuple[str, str], int] = {
+    ("torch/nn/modules/module.py", "Module._call_impl"): MODULE_CALL,
+    ("torch/nn/modules/module.py", "_call_impl"): MODULE_CALL,  # Python 3.10 has no qualified name
+    ("<frozen os>", "_Environ.__getitem__"): ENVIRON,
+    ("/os.py", "_Environ.__getitem__"): ENVIRON,
+    ("logging/__init__.py", "Logger.isEnabledFor"): LOGGER,
+    ("logging/__init__.py", "isEnabledFor"): LOGGER,
+    # Import, and reflection on functions, whose code is guarded anyway: the answer is a function of
+    # what they are.
+    ("<frozen importlib._bootstrap>", ""): MUTE,
+    ("inspect.py", "signature"): MUTE,
+    ("inspect.py", "getattr_static"): MUTE,
+    ("typing.py", "get_type_hints"): MUTE,
+    ("re/__init__.py", "_compile"): MUTE,
+    ("dataclasses.py", "fields"): MUTE,
+    ("torch/_jit_internal.py", ""): MUTE,
+    ("torch/random.py", ""): RANDOM,  # seeds, and states of generators
+    ("torch/cuda/random.py", ""): RANDOM,
+}
+
+
+@dataclass(eq=False, slots=True)
+class Plan:
+    """What to do when a frame of `code` starts."""
+
+    code: CodeType  # kept alive: plans are found by its id
+    origin: str
+    treatment: int
+    reads: Reads | None = None
+    loads: frozenset[str] = frozenset()
+    args: tuple[str, ...] = ()  # every parameter, `*args` and `**kwargs` too
+    first: str = ""  # the first positional parameter
+    cells: tuple[str, ...] = ()  # free variables
+    is_init: bool = False
+    package: str = ""  # of a library's code
+    asks_others: bool = False  # asks for computed names in others than the first parameter
+    versioned: dict[str, Any] = field(default_factory=dict)  # globals that a version covers
+    nested: tuple[int, ...] = ()  # ids of the code objects of functions defined inside
+    # Class attributes that the code may read, by class and whether by computed names.
+    classes: dict[tuple[type, bool], tuple[str, ...]] = field(default_factory=dict)
+
+
+_plans: dict[int, Plan] = {}
+
+
+def plan_of(code: CodeType) -> Plan:
+    """The plan of a code object, made at the first use."""
+    plan = _plans.get(id(code))
+    if plan is None:
+        if len(_plans) > 50_000:  # a program that makes code without end
+            _plans.clear()
+        plan = _plans[id(code)] = _make(code)
+    return plan
+
+
+def _make(code: CodeType) -> Plan:
+    origin = origin_of_code(code)
+    treatment = _treatment(code, origin)
+    plan = Plan(code, origin, treatment)
+    plan.nested = tuple(
+        id(constant) for constant in code.co_consts if isinstance(constant, CodeType)
+    )
+    if treatment in (SCAN, MODULE_CALL):
+        count = code.co_argcount + code.co_kwonlyargcount
+        count += bool(code.co_flags & 0x04) + bool(code.co_flags & 0x08)
+        plan.args = code.co_varnames[:count]
+        plan.first = code.co_varnames[0] if code.co_argcount else ""
+        plan.package = package_of_file(code.co_filename) if origin == LIBRARY else ""
+        plan.cells = tuple(name for name in code.co_freevars if name != "__class__")
+        plan.is_init = bool(plan.first) and code.co_name == "__init__"
+        plan.reads = analyse(code)
+        plan.asks_others = any(asked.of[0] != plan.first for asked in plan.reads.asked if asked.of)
+        plan.loads = frozenset(plan.reads.loads)
+        if origin == CORE:
+            plan.loads -= {"_modules"}  # torch.nn's containers are opened wholly, for what they are
+    return plan
+
+
+def _treatment(code: CodeType, origin: str) -> int:
+    if origin in (USER, LIBRARY):
+        numpy = f"{os.sep}numpy{os.sep}" in code.co_filename
+        return SKIP if numpy and origin == LIBRARY else SCAN
+    if origin == OWN:
+        return SKIP
+    name = code.co_filename.replace(os.sep, "/")
+    qualname: Any = getattr(code, "co_qualname", code.co_name)
+    for (file, function), treatment in _SPECIAL.items():
+        if name.endswith(file) and function in ("", qualname):
+            return treatment
+    path = os.path.realpath(code.co_filename)
+    if path.startswith(_TORCH):
+        inside = path[len(_TORCH) :].replace(os.sep, "/")
+        scanned = inside.startswith(_SCANNED_TORCH) and inside != "nn/modules/module.py"
+        return SCAN if scanned else SKIP
+    return SCAN if name.endswith(_SCANNED_STDLIB) else SKIP
+
+
+def is_core(plan: Plan) -> bool:
+    """Whether the code belongs to torch or the standard library: its globals are covered by
+    version.
+    """
+    return plan.origin == CORE

@@ -1,0 +1,385 @@
+"""From the objects a frame starts with to all that its code can read in them, as guard nodes.
+
+A frame's code loads certain names. Every reached object that has such an attribute, statically,
+gets a node for it, and its value is reached in turn; containers are opened wholly. That is more
+than the frame reads, and needs no look at its data flow. No property, `__getattr__` or
+`__getitem__` is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Iterable
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+
+from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
+from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
+from tracejit.runtime.paths import instance_dict, static
+from tracejit.trace.effects import Effects
+from tracejit.trace.kinds import HOLDERS, ITERATORS, ROUTINES, class_names, is_descriptor, under
+from tracejit.trace.plans import Plan
+from tracejit.trace.tree import CONTAINERS, Tree
+
+MOST_ITEMS = 1000  # a longer container is not described item by item
+DEEPEST = 60  # steps from what a frame holds to what its code may read in it
+DEEPEST_FRESH = 8  # the same through objects that the call made
+_TABLES = (("module", "_modules"), ("param", "_parameters"), ("buffer", "_buffers"))
+
+
+class Reach:
+    """The object graph that one call reaches."""
+
+    def __init__(self, tree: Tree, effects: Effects) -> None:
+        self.tree = tree
+        self.effects = effects
+        self.seen: set[tuple[int, int]] = set()  # (plan, object) pairs looked at
+        self.whole: set[tuple[int, int]] = set()  # pairs of which all attributes may be read
+        self.fresh: dict[int, Any] = {}  # ids of objects whose __init__ ran in the call
+        self.refs: dict[
+            int, Any
+        ] = {}  # nodes of objects that no path reached, with weak references
+        self.functions: dict[int, list[tuple[FunctionType, int]]] = {}  # by id of the code
+        self.expanded: set[int] = set()
+        self.problem: tuple[str, str] | None = (
+            None  # (kind, words): something that no guard describes
+        )
+
+    def refuse(self, kind: str, text: str) -> None:
+        """Remember the first thing that makes the call impossible to guard."""
+        if self.problem is None:
+            self.problem = (kind, text)
+
+    def child(self, parent: int, step: str, key: Any, value: Any) -> int:
+        """The node of a value reached from a node; functions are remembered by their code."""
+        index = self.tree.child(parent, step, key, value)
+        if isinstance(value, FunctionType):
+            known = self.functions.setdefault(id(value.__code__), [])
+            if all(function is not value for function, _ in known):
+                known.append((value, index))
+        return index
+
+    def visit(self, plan: Plan, value: Any, depth: int = 0) -> None:
+        """Look at a value that a frame holds: reached by a path, made by the call, or neither."""
+        kind = type(value)
+        if kind in LEAVES:
+            return
+        if depth > DEEPEST:
+            self.refuse("unguardable", f"objects are linked more than {DEEPEST} deep")
+            return
+        node = self.tree.known.get(id(value))
+        if isinstance(value, torch.Tensor):
+            if node is not None:
+                self.tensor(plan, value, node)
+            return
+        if node is not None:
+            self.scan(plan, value, node, depth)
+        elif isinstance(value, CONTAINERS):
+            if len(value) <= MOST_ITEMS and depth < DEEPEST_FRESH:
+                for item in value.values() if isinstance(value, dict) else value:
+                    self.visit(plan, item, depth + 1)
+        elif not isinstance(value, (ModuleType, type, *ROUTINES)) and not is_constant(value):
+            self.unknown(plan, value, depth)
+
+    def unknown(self, plan: Plan, value: Any, depth: int) -> None:
+        """An object without a path: made by the call, or (decided at the end) reached in a way not
+        seen.
+        """
+        if isinstance(value, MethodType):
+            self.visit(plan, value.__self__, depth + 1)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, value.args, value.keywords):
+                self.visit(plan, part, depth + 1)
+        elif id(value) in self.fresh:
+            if depth < DEEPEST_FRESH:
+                self.scan(plan, value, -1, depth + 1)
+        elif isinstance(value, ITERATORS):
+            if depth < DEEPEST_FRESH:
+                for part in under(value):
+                    self.visit(plan, part, depth + 1)
+        else:
+            try:
+                held = weakref.ref(value)
+            except TypeError:
+                return
+            node = self.tree.reference(value)
+            self.refs[node] = held
+            self.scan(plan, value, node, depth)
+
+    def born(self, value: Any) -> None:
+        """The `__init__` of an object without a path runs: the call makes it."""
+        key = id(value)
+        if key in self.tree.known or key in self.fresh:
+            return
+        try:
+            self.fresh[key] = weakref.ref(value, lambda _: self.fresh.pop(key, None))
+        except TypeError:
+            self.fresh[key] = value
+
+    def scan(self, plan: Plan, value: Any, node: int, depth: int) -> None:
+        """Open an object for the names that a plan's code loads. `node` is -1 for an object that
+        the call made.
+        """
+        if node >= 0:
+            mark = (id(plan), id(value))
+            if mark in self.seen:
+                return
+            self.seen.add(mark)
+        if isinstance(value, ModuleType):
+            self.module_namespace(plan, value, node, depth)
+        elif isinstance(value, type):
+            self.class_attributes(plan, value, node, plan.loads, depth)
+        elif isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
+            self.container(plan, value, node, depth)
+        elif isinstance(value, MethodType):
+            self.parts(plan, value, node, {"self": value.__self__, "func": value.__func__}, depth)
+        elif isinstance(value, functools.partial):
+            parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
+            parts = {f"partial{name}": part for name, part in parts.items()}
+            self.parts(plan, value, node, parts, depth)
+        elif isinstance(value, weakref.ref):
+            self.parts(plan, value, node, {"deref": value()}, depth)
+        elif not isinstance(value, ROUTINES):
+            self.instance(plan, value, node, depth)
+
+    def parts(self, plan: Plan, value: Any, node: int, parts: dict[str, Any], depth: int) -> None:
+        for step, part in parts.items():
+            self.step(plan, node, step, None, part, depth)
+
+    def step(self, plan: Plan, node: int, step: str, key: Any, value: Any, depth: int) -> None:
+        """One step further: a node for the value if the object has one, then the value itself."""
+        if node >= 0 and type(value) not in LEAVES and self.tree.nodes[node].step == "ref":
+            # Its parent may turn out to be made by the call; an object of its own is reached for
+            # itself.
+            self.visit(plan, value, depth + 1)
+            return
+        if node >= 0:
+            self.child(node, step, key, value)
+        self.visit(plan, value, depth + 1)
+
+    def tensor(self, plan: Plan, value: torch.Tensor, node: int) -> None:
+        """Attributes of a tensor that are Python objects: its gradient, what a user put on it."""
+        if "grad" in plan.loads and value.is_leaf:
+            self.child(node, "slot", "grad", value.grad)
+        attributes = instance_dict(value)
+        for name in sorted(attributes.keys() & plan.loads):
+            self.step(plan, node, "attr", name, attributes[name], 0)
+        reads = plan.reads
+        if reads is not None and reads.stores:
+            self.effects.watch_tensor(value, node, reads.stores, plan.code)
+
+    def module_namespace(self, plan: Plan, value: ModuleType, node: int, depth: int) -> None:
+        """`module.name` reads; torch's and the standard library's are covered by version."""
+        file = getattr(value, "__file__", None)
+        origin = origin_of_file(file) if isinstance(file, str) else CORE
+        if origin == CORE:
+            return
+        namespace = instance_dict(value)
+        for name in sorted(namespace.keys() & plan.loads):
+            found = namespace[name]
+            if value.__name__.startswith("numpy.random"):
+                self.refuse("impure", f"uses {value.__name__}.{name}")
+            if not self.by_version(found, origin):
+                self.step(plan, node, "attr", name, found, depth)
+
+    def by_version(self, value: Any, origin: str) -> bool:
+        """Whether a global of library code, or a library's routine anywhere, is covered by the
+        library's version.
+        """
+        if isinstance(value, (FunctionType, type, *ROUTINES)):
+            return not is_user_code(value)
+        if isinstance(value, ModuleType):
+            file = getattr(value, "__file__", None)
+            return not isinstance(file, str) or origin_of_file(file) == CORE
+        if type(value).__module__ in ("logging", "typing"):
+            return True
+        if origin != LIBRARY or not isinstance(value, CONTAINERS):
+            return False
+        # Large tables, and registries of classes that the library itself extends as it goes.
+        return len(value) > 64 or (isinstance(value, set) and not all(map(is_constant, value)))
+
+    def class_attributes(
+        self, plan: Plan, kind: type, node: int, names: Iterable[str], depth: int
+    ) -> None:
+        """Data in a class (not its methods: those that run are guarded when they run)."""
+        for name in sorted(names):
+            found = static(kind, name)
+            if found is MISSING or isinstance(found, ROUTINES) or is_descriptor(found):
+                continue
+            self.step(plan, node, "static", name, found, depth)
+
+    def container(self, plan: Plan, value: Any, node: int, depth: int) -> None:
+        """All that a container holds, and what its items lead to."""
+        if len(value) > MOST_ITEMS:
+            if plan.origin == USER:
+                self.refuse(
+                    "unguardable", f"a {type(value).__name__} of {len(value)} items is read"
+                )
+            return
+        if isinstance(value, dict):
+            for position, key in enumerate(list(dict.keys(value))):
+                item = dict.__getitem__(value, key)
+                if is_constant(key):
+                    self.step(plan, node, "item", encode(key), item, depth)
+                else:
+                    self.step(plan, node, "nthkey", position, key, depth)
+                    self.step(plan, node, "nthvalue", position, item, depth)
+        elif isinstance(value, (set, frozenset)):
+            for item in value:
+                self.visit(plan, item, depth + 1)
+        else:
+            for position, item in enumerate(value):
+                self.step(plan, node, "item", position, item, depth)
+        if instance_dict(value):
+            self.instance(plan, value, node, depth)
+
+    def instance(self, plan: Plan, value: Any, node: int, depth: int) -> None:
+        """The attributes of an object that the plan's code may read or write."""
+        reads = plan.reads
+        assert reads is not None
+        home = type(value).__module__
+        if home.startswith("numpy"):
+            why = "impure" if home.startswith("numpy.random") else "unguardable"
+            self.refuse(why, f"reads a {home}.{type(value).__name__}")
+            return
+        if isinstance(value, ITERATORS) and node >= 0:
+            self.refuse(
+                "unguardable", f"{type(value).__name__} is read, whose position no guard describes"
+            )
+            return
+        attributes = instance_dict(value)
+        computed = reads.computed or (id(plan), id(value)) in self.whole
+        names = plan.loads | attributes.keys() if computed else plan.loads
+        for name in sorted(attributes.keys() & names):
+            if name not in ("_modules", "_parameters", "_buffers") or name in plan.loads:
+                self.step(plan, node, "attr", name, attributes[name], depth)
+        if computed and node >= 0:
+            self.tree.child(node, "dict", None, attributes)
+        if isinstance(value, torch.nn.Module):
+            self.module(plan, value, node, attributes, None if computed else names, depth)
+        kind = type(value)
+        inherited = plan.classes.get((kind, computed))
+        if inherited is None:
+            inherited = plan.classes[kind, computed] = class_names(kind, plan, computed)
+        if inherited:
+            self.inherited(plan, value, node, kind, inherited, attributes, depth)
+        if node >= 0:
+            if reads.optional:
+                self.absences(reads.optional, value, node)
+            if reads.stores or reads.computed_store:
+                self.effects.watch(value, node, reads, plan.code)
+
+    def module(
+        self, plan: Plan, value: Any, node: int, attributes: dict[str, Any],
+        names: frozenset[str] | None, depth: int,
+    ) -> None:  # fmt: skip
+        """Submodules, parameters and buffers by name; all (`names` is None) of the containers of
+        torch.nn.
+        """
+        whole = names is None or isinstance(value, HOLDERS)
+        for step, table in _TABLES:
+            held = attributes.get(table)
+            if held is None:
+                continue
+            if whole and node >= 0 and self.tree.nodes[node].step != "ref":
+                self.tree.child(node, "attr", table, held)
+            for name in list(held) if names is None or whole else sorted(held.keys() & names):
+                if isinstance(value, HOLDERS) and plan.origin == CORE and node >= 0:
+                    self.child(node, step, name, held[name])
+                else:
+                    self.step(plan, node, step, name, held[name], depth)
+
+    def inherited(
+        self, plan: Plan, value: Any, node: int, kind: type, names: tuple[str, ...],
+        attributes: dict[str, Any], depth: int,
+    ) -> None:  # fmt: skip
+        """Slots, and data that the object's classes hold."""
+        owner = -1
+        for name in names:
+            found = static(kind, name)
+            if isinstance(found, types.MemberDescriptorType):
+                try:
+                    self.step(plan, node, "slot", name, found.__get__(value, kind), depth)
+                except AttributeError:
+                    self.step(plan, node, "slot", name, MISSING, depth)
+            elif name not in attributes:
+                if owner < 0 and node >= 0:
+                    owner = self.child(node, "class", None, kind)
+                self.step(plan, owner, "static", name, found, depth)
+                if node >= 0 and attributes is not None:
+                    self.tree.child(node, "attr", name, MISSING)
+
+    def absences(self, names: Iterable[str], value: Any, node: int) -> None:
+        """Names that the code asks for: guard that the object does not have those that it lacks
+        now.
+        """
+        attributes = instance_dict(value)
+        tables = _TABLES if isinstance(value, torch.nn.Module) else ()
+        for name in names:
+            if name in attributes or static(type(value), name) is not MISSING:
+                continue
+            if any(name in (attributes.get(table) or ()) for _, table in tables):
+                continue
+            self.tree.child(node, "attr", name, MISSING)
+            for step, _ in tables:
+                self.tree.child(node, step, name, MISSING)
+
+    def asked(self, plan: Plan, local: dict[str, Any]) -> None:
+        """What the code asks of certain objects: names it computes, or that may be absent."""
+        assert plan.reads is not None
+        for each in plan.reads.asked:
+            value = self.follow(each.of or (), local)
+            if value is MISSING or type(value) in LEAVES:
+                continue
+            node = self.tree.known.get(id(value), -1)
+            if each.name is None and not each.write:
+                mark = (id(plan), id(value))
+                if mark not in self.whole:
+                    self.whole.add(mark)
+                    self.seen.discard(mark)
+                self.visit(plan, value)
+            elif each.name is None and node >= 0:
+                self.effects.watch_whole(value, node, plan.code)
+            elif each.name is not None and node >= 0 and not each.write:
+                self.absences((each.name,), value, node)
+
+    def follow(self, chain: tuple[str, ...], local: dict[str, Any]) -> Any:
+        """The object that a variable and attributes of it lead to, without running user code; its
+        node if known.
+        """
+        value = local.get(chain[0], MISSING)
+        for name in chain[1:]:
+            attributes = instance_dict(value)
+            held = [attributes, *((attributes.get(table) or {}) for _, table in _TABLES)]
+            found = next((each[name] for each in held if name in each), MISSING)
+            node = self.tree.known.get(id(value), -1)
+            if found is not MISSING and node >= 0 and self.tree.nodes[node].step != "ref":
+                steps = ("attr", "module", "param", "buffer")
+                step = next(step for step, each in zip(steps, held) if name in each)
+                self.child(node, step, name, found)
+            value = found if found is not MISSING else static(type(value), name)
+        return value
+
+    def function(self, function: FunctionType, node: int, plan: Plan) -> None:
+        """What a function that runs holds: closure cells and defaults."""
+        if node in self.expanded:
+            return
+        self.expanded.add(node)
+        user = is_user_code(function)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+            try:
+                found = cell.cell_contents
+            except ValueError:
+                continue
+            if name != "__class__" and (user or not is_constant(found)):
+                self.step(plan, node, "cell", name, found, 0)
+        if not user:
+            return  # its defaults are covered by version
+        for position, found in enumerate(function.__defaults__ or ()):
+            self.step(plan, node, "default", position, found, 0)
+        for name, found in (function.__kwdefaults__ or {}).items():
+            self.step(plan, node, "kwdefault", name, found, 0)

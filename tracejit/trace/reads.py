@@ -1,0 +1,296 @@
+"""What a code object can read and write, found once by looking at its instructions.
+
+This over-approximates: a name that the code loads as an attribute counts for every object that the
+frame reaches.
+"""
+
+from __future__ import annotations
+
+import dis
+import opcode
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+_OP = opcode.opmap
+_VERSION = sys.version_info[:2]
+# How far an instruction's argument is shifted to leave room for flags, before it is an index into
+# co_names.
+_LOADS = {
+    _OP[name]: shift
+    for name, shift in (
+        ("LOAD_ATTR", 1 if _VERSION >= (3, 12) else 0),
+        ("LOAD_METHOD", 0),
+        ("LOAD_SUPER_ATTR", 2),
+        ("IMPORT_FROM", 0),
+    )
+    if name in _OP
+}
+_GLOBALS = {
+    _OP[name]: shift
+    for name, shift in (
+        ("LOAD_GLOBAL", 1 if _VERSION >= (3, 11) else 0),
+        ("LOAD_NAME", 0),
+        ("LOAD_FROM_DICT_OR_GLOBALS", 0),
+    )
+    if name in _OP
+}
+_IMPORT = _OP["IMPORT_NAME"]
+_STORES = {_OP["STORE_ATTR"], _OP["DELETE_ATTR"]}
+_GLOBAL_STORES = {_OP["STORE_GLOBAL"], _OP["DELETE_GLOBAL"]}
+_CELL_STORES = {_OP["STORE_DEREF"], _OP["DELETE_DEREF"]}
+_EXTENDED = _OP["EXTENDED_ARG"]
+_MATCH_CLASS = _OP["MATCH_CLASS"]  # reads attributes named in a constant or by the class
+
+_READS = frozenset(("getattr", "hasattr"))
+_WRITES = frozenset(("setattr", "delattr"))
+_WHOLE = frozenset(("vars", "dir"))
+# Attributes that lead to all others. `x.__getattribute__(n)` and the like: of `x`, or of the first
+# argument.
+_DOORS = frozenset(("__dict__", "__getattribute__", "__getstate__", "__reduce_ex__"))
+_WRITE_DOORS = frozenset(("__setattr__", "__delattr__", "__dict__", "__setstate__"))
+_SWALLOW = frozenset(("AttributeError", "Exception", "BaseException"))
+
+# A parameter or free variable and attributes of it: `self.config` is ("self", "config").
+Chain = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A read or write of an attribute by a name in a variable, or of one that may be absent.
+
+    `of`: the object, None if the code does not tell simply. `name`: None if it is computed.
+    """
+
+    of: Chain | None
+    name: str | None
+    write: bool = False
+
+
+@dataclass(slots=True)
+class Reads:
+    """Names by how the code uses them."""
+
+    loads: tuple[str, ...]  # attributes loaded
+    stores: tuple[str, ...]  # attributes stored or deleted
+    global_loads: tuple[str, ...]
+    global_stores: tuple[str, ...]
+    imports: tuple[str, ...]  # modules imported in the body
+    cell_stores: tuple[str, ...]  # free variables stored
+    optional: tuple[str, ...]  # attributes that any reached object may lack: hasattr(unknown, "x")
+    computed: bool  # reads attributes of any reached object by names that the code computes
+    computed_store: bool  # the same for writes
+    asked: tuple[Asked, ...]  # the same of one object
+    whole_globals: bool  # calls globals()
+
+
+def analyse(code: CodeType) -> Reads:
+    """Look at one code object (not at those nested in it)."""
+    found = _names(code)
+    loads, stores = found["load"], found["store"]
+    mentioned = loads.keys() | found["global"].keys()
+    asked: list[Asked] = []
+    if mentioned & (_READS | _WRITES | _WHOLE | _DOORS | _WRITE_DOORS | {"attrgetter"}):
+        asked = list(_Uses(code).find())
+    unknown = [each for each in asked if each.of is None]
+    optional = {each.name: None for each in unknown if each.name and not each.write}
+    if mentioned & _SWALLOW:
+        optional.update(loads)
+    loads.update({each.name: None for each in asked if each.name and not each.write})
+    stores.update({each.name: None for each in asked if each.name and each.write})
+    any_object = [each for each in unknown if each.name is None]
+    return Reads(
+        tuple(loads), tuple(stores), tuple(found["global"]),
+        tuple(found["global store"]), tuple(found["import"]),
+        tuple(n for n in found["cell store"] if n in code.co_freevars), tuple(optional),
+        _MATCH_CLASS in code.co_code[::2] or any(not each.write for each in any_object),
+        any(each.write for each in any_object),
+        tuple(each for each in asked if each.of is not None), "globals" in found["global"],
+    )  # fmt: skip
+
+
+def _names(code: CodeType) -> dict[str, dict[str, None]]:
+    """Names by kind of use, each in order of first use."""
+    kinds = ("load", "global", "store", "global store", "cell store", "import")
+    found: dict[str, dict[str, None]] = {kind: {} for kind in kinds}
+    raw, names, extended = code.co_code, code.co_names, 0
+    for op, low in zip(raw[::2], raw[1::2]):
+        arg = low | extended
+        extended = 0
+        if op == _EXTENDED:
+            extended = arg << 8
+        elif op in _LOADS:
+            found["load"][names[arg >> _LOADS[op]]] = None
+        elif op in _GLOBALS:
+            found["global"][names[arg >> _GLOBALS[op]]] = None
+        elif op in _STORES:
+            found["store"][names[arg]] = None
+        elif op in _GLOBAL_STORES:
+            found["global store"][names[arg]] = None
+        elif op in _CELL_STORES:
+            found["cell store"][_cell_name(code, arg)] = None
+        elif op == _IMPORT:
+            found["import"][names[arg]] = None
+    return found
+
+
+def _cell_name(code: CodeType, arg: int) -> str:
+    if _VERSION >= (3, 11):
+        return code._varname_from_oparg(arg)  # type: ignore[attr-defined,no-any-return]
+    return (code.co_cellvars + code.co_freevars)[arg]
+
+
+_SILENT = frozenset(("CACHE", "KW_NAMES", "RESUME", "NOP", "EXTENDED_ARG"))
+_CALLS = ("PRECALL", "CALL", "CALL_FUNCTION")
+_BRANCHES = ("JUMP", "POP_JUMP", "FOR_ITER", "SEND", "RETURN", "YIELD")
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+_VARIABLES = ("LOAD_FAST", "LOAD_DEREF")
+_NAMES = opcode.opname
+
+
+@dataclass(slots=True)
+class _Step:
+    """One instruction: `name` of the operation, its argument, and what the argument stands for if
+    that matters.
+    """
+
+    name: str
+    op: int
+    arg: int | None
+    value: Any
+
+
+def _steps(code: CodeType) -> list[_Step]:
+    """The instructions that move values (several times faster than dis.get_instructions)."""
+    found: list[_Step] = []
+    raw, extended = code.co_code, 0
+    for op, low in zip(raw[::2], raw[1::2]):
+        arg = low | extended
+        extended = arg << 8 if op == _EXTENDED else 0
+        name = _NAMES[op]
+        if name not in _SILENT:
+            has_arg = op >= dis.HAVE_ARGUMENT
+            found.append(_Step(name, op, arg if has_arg else None, _value(code, op, name, arg)))
+    return found
+
+
+def _value(code: CodeType, op: int, name: str, arg: int) -> Any:
+    """The name or constant that an argument stands for; two names for two variables at once."""
+    if op in _LOADS:
+        return code.co_names[arg >> _LOADS[op]]
+    if op in _GLOBALS:
+        return code.co_names[arg >> _GLOBALS[op]]
+    if name.startswith("LOAD_CONST"):
+        return code.co_consts[arg]
+    if name.count("_FAST") == 2 and name.startswith("LOAD_FAST") and "AND_CLEAR" not in name:
+        return code.co_varnames[arg >> 4], code.co_varnames[arg & 15]
+    if name in ("STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST"):
+        return code.co_varnames[arg >> 4], code.co_varnames[arg & 15]
+    if "_FAST" in name and arg < len(code.co_varnames):
+        return code.co_varnames[arg]
+    return _cell_name(code, arg) if name.endswith("_DEREF") else None
+
+
+class _Uses:
+    """Finds `getattr`, `vars`, `__dict__` and the like in one code object, and what they are
+    applied to.
+    """
+
+    def __init__(self, code: CodeType) -> None:
+        self.steps = _steps(code)
+        assigned: set[str] = set()
+        for step in self.steps:
+            if step.name.startswith(("STORE_FAST", "STORE_DEREF", "DELETE_FAST")):
+                assigned.update(step.value if isinstance(step.value, tuple) else (step.value,))
+        count = code.co_argcount + code.co_kwonlyargcount
+        self.simple = {*code.co_varnames[:count], *code.co_freevars} - assigned
+        self.first = code.co_varnames[0] if code.co_argcount else ""
+
+    def find(self) -> Iterator[Asked]:
+        """Every use, in order."""
+        for at, step in enumerate(self.steps):
+            name = step.value
+            if step.op in _GLOBALS and name in _READS | _WRITES:
+                of, second = self.arguments(at + 1)
+                yield Asked(of, second, name in _WRITES)
+            elif step.op in _GLOBALS and name in _WHOLE:
+                yield Asked(self.arguments(at + 1)[0], None)
+            elif name == "attrgetter":
+                yield Asked(None, None)
+            elif step.op in _LOADS and name in _DOORS | _WRITE_DOORS:
+                of = self.owner(at)
+                if name in _DOORS:
+                    yield Asked(of, None)
+                if name in _WRITE_DOORS:
+                    yield Asked(of, None, write=True)
+
+    def chain(self, at: int, end: int) -> Chain | None:
+        """The variable and attributes that instructions `at` to `end` push, if nothing else."""
+        steps = self.steps[at:end]
+        if not steps or not steps[0].name.startswith(_VARIABLES):
+            return None
+        name, rest = steps[0].value, steps[1:]
+        if isinstance(name, tuple):  # two variables at once, of which the first is meant
+            name = name[0]
+        if name not in self.simple or any(step.name not in _ATTRIBUTES for step in rest):
+            return None
+        return (name, *(step.value for step in rest))
+
+    def owner(self, at: int) -> Chain | None:
+        """What `x.__dict__` at instruction `at` is of: `x`, or for `super()` and `object` the first
+        argument.
+        """
+        back = at - 1
+        while back > 0 and self.steps[back].name in _ATTRIBUTES:
+            back -= 1
+        before = self.steps[back]
+        if self.steps[at].name == "LOAD_SUPER_ATTR" or before.name.startswith("CALL"):
+            supers = [s.value for s in self.steps[max(0, back - 3) : at + 1]]
+            return (self.first,) if "super" in supers and self.first in self.simple else None
+        if before.value == "object" and before.op in _GLOBALS:
+            return self.arguments(at + 1)[0]
+        return None if isinstance(before.value, tuple) else self.chain(back, at)
+
+    def arguments(self, at: int) -> tuple[Chain | None, str | None]:
+        """The first argument of the call whose function was pushed before instruction `at`, and the
+        second if it is a constant string. None for what is not that simple.
+        """
+        depth, start = 0, -1  # where the second argument begins
+        second: _Step | None = None
+        for index, step in enumerate(self.steps[at:], at):
+            if step.name.startswith(_BRANCHES):
+                return None, None
+            if step.name in _CALLS and step.arg == depth > 0:
+                first = self.chain(at, index if start < 0 else start)
+                name = second.value if second and second.name.startswith("LOAD_CONST") else None
+                return first, name if isinstance(name, str) else None
+            before = depth
+            depth += dis.stack_effect(step.op, step.arg)
+            if depth <= 0:
+                return None, None
+            if before < 2 <= depth:
+                second, start = (step, index) if before == 1 else (None, index + 1)
+            elif depth < 2:
+                second, start = None, -1
+        return None, None
+
+
+def line_of_store(code: CodeType, name: str) -> int:
+    """The line where the code stores attribute or variable `name`; its first line if it does not
+    say.
+    """
+    line = code.co_firstlineno
+    for instruction in dis.get_instructions(code):
+        line = _line(instruction) or line
+        stores = instruction.opname.startswith(("STORE_", "DELETE_"))
+        if stores and instruction.argval == name:
+            return line
+    return code.co_firstlineno
+
+
+def _line(instruction: Any) -> int | None:
+    if _VERSION >= (3, 13):
+        return instruction.line_number  # type: ignore[no-any-return]
+    return instruction.starts_line  # type: ignore[no-any-return]

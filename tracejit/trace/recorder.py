@@ -1,0 +1,200 @@
+"""Run a call eagerly and record it: each ATen call that reaches the dispatcher becomes a node of
+the graph.
+
+The call is the recording: it runs once, on the real tensors, below autograd and autocast. Nothing
+here computes anything; what cannot be represented makes the recording refuse, with a reason, and
+lets the call go on undisturbed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from tracejit.ir.graph import Graph
+from tracejit.runtime import private
+from tracejit.runtime.ambient import traced
+from tracejit.runtime.reasons import Reason
+from tracejit.trace.constants import Watch, watching
+from tracejit.trace.origins import Origins
+from tracejit.trace.outputs import encode
+from tracejit.trace.recording import Recording, Refused
+from tracejit.trace.schema import facts_of
+from tracejit.trace.steps import Step, Steps
+from tracejit.trace.storages import Storages
+
+Mode: Any = private.dispatch_mode()
+
+
+def record(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, observer: Any = None
+) -> tuple[Any, Recording]:
+    """Run `fn(*args, **kwargs)` once and record it; its own result, and the recording.
+
+    observer: a context manager that is entered around the call itself. An exception of `fn` is
+    raised as it is.
+    """
+    start = time.perf_counter()
+    if traced():
+        refused = Reason("outer-tracer", "another tracer, mode or transform is active")
+        return fn(*args, **kwargs), Recording(refused=refused)
+    recorder = Recorder(fn, args, kwargs)
+    try:
+        with recorder.running(observer):
+            result = fn(*args, **kwargs)
+        recording = recorder.finish(result, args, kwargs)
+    finally:
+        recorder.storages.close()
+    recording.seconds = time.perf_counter() - start
+    return result, recording
+
+
+class Recorder(Mode):  # type: ignore[misc]
+    """The state of one recording. `refused` is set once, and nothing is recorded after that."""
+
+    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.origins = Origins(fn)
+        self.storages = Storages(self.graph, self.origins.here)
+        self.watch = Watch(self.refuse)
+        self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
+        self.refused: Reason | None = None
+        self.calls = 0
+        self.given = _given(fn, args, kwargs)
+
+    @contextmanager
+    def running(self, observer: Any) -> Iterator[None]:
+        """Everything that must surround the call."""
+        if observer is None:
+            with self, watching(self.watch):
+                yield
+        else:
+            with self, observer, watching(self.watch):
+                yield
+
+    def refuse(self, why: Refused) -> None:
+        """Give up recording; the first reason counts."""
+        if self.refused is None:
+            self.refused = Reason(why.kind, why.text, str(self.origins.here()))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Or torch wraps the method below in a call that imports torch._dynamo (1.2 s) first."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.calls += 1
+        if self.refused is not None:
+            return func(*args, **kwargs)
+        profile = sys.getprofile()
+        sys.setprofile(None)
+        try:
+            return self._call(func, args, kwargs)
+        finally:
+            sys.setprofile(profile)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the call for real, between what must be known before it and what it leaves behind."""
+        facts = facts_of(func)
+        step = self.steps.of(facts, args, kwargs)
+        self._advance(step, None)
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:
+            self.refuse(Refused("data-dependent", f"{facts.name} raised {type(error).__name__}"))
+            raise
+        if self.refused is None:
+            self._advance(step, result)
+        return result
+
+    def _advance(self, step: Step, result: Any) -> None:
+        """The part of a step before or after the call. Whatever fails there only ends the
+        recording.
+        """
+        try:
+            step.send(result)
+        except StopIteration:
+            pass
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Refuse for an error: a reason, or one of ours, or torch's about a rare tensor."""
+        if not isinstance(error, Refused):
+            error = Refused("op", f"recording failed: {type(error).__name__}: {error}")
+        self.refuse(error)
+
+    def finish(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+        """The recording, once the call has returned `result`."""
+        outputs = None
+        if self.refused is None:
+            try:
+                outputs = encode(result, self.storages, (args, kwargs))
+                self._check_given()
+                self._write_back()
+            except Exception as error:
+                self._failed(error)
+        if self.refused is not None:
+            return Recording(refused=self.refused, calls=self.calls)
+        sources = self.storages.sources
+        return Recording(self.graph, sources, outputs, None, self.calls)
+
+    def _check_given(self) -> None:
+        """No tensor that the call was given lies in other memory than before (`x.data = …`)."""
+        for tensor, where, needs_grad in self.given:
+            if _where(tensor) != where:
+                raise Refused("mutation", "a tensor from outside was given other memory")
+            if tensor.requires_grad != needs_grad:
+                raise Refused("autograd", "requires_grad of a tensor from outside was changed")
+        for tensor, alias in zip(self.storages.sources, self.storages.inputs, strict=True):
+            if self.storages.home(tensor) is not alias.home:
+                raise Refused("mutation", "a tensor from outside was given other memory")
+
+    def _write_back(self) -> None:
+        """The graph ends with what the call wrote to memory from outside."""
+        found = self.storages
+        for tensor, alias, before in zip(
+            found.sources, found.inputs, self.graph.inputs, strict=True
+        ):
+            if alias.home.version == 0:
+                continue
+            if tensor.requires_grad and torch.is_grad_enabled():
+                raise Refused("autograd", "a write to a tensor that requires gradients")
+            value = self.storages.read(alias)
+            if value is not before:
+                self.graph.writes.append((before, value))
+
+
+def _where(tensor: torch.Tensor) -> int:
+    """The address of a tensor's storage; 0 for a tensor without one."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+def _given(fn: Any, args: Any, kwargs: Any) -> list[tuple[torch.Tensor, int, bool]]:
+    """Tensors that the call is given, their memory, and whether they require gradients."""
+    found: list[torch.Tensor] = []
+    stack: list[Any] = [args, kwargs]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            stack.extend(item)
+    module = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
+    if isinstance(module, torch.nn.Module):
+        found += [*module.parameters(), *module.buffers()]
+    return [(t, _where(t), t.requires_grad) for t in found]

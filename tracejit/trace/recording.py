@@ -1,0 +1,39 @@
+"""What one recorded call leaves behind, and how recording gives up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tracejit.ir.graph import Graph
+from tracejit.runtime.reasons import Reason
+
+
+class Refused(Exception):
+    """Something that the graph cannot represent was met. Raised and caught inside the recorder
+    only.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
+
+
+@dataclass
+class Recording:
+    """The program of one call.
+
+    sources: the tensors that became `graph.inputs`, in the same order. outputs: how the return
+    value is built from inputs and graph outputs (see trace.outputs); JSON. refused: why this call
+    can only run eagerly; its result is right all the same. Then graph is None. calls: ATen calls
+    that ran. seconds: what the call took, recording included.
+    """
+
+    graph: Graph | None = None
+    sources: list[torch.Tensor] = field(default_factory=list)
+    outputs: Any = None
+    refused: Reason | None = None
+    calls: int = 0
+    seconds: float = 0.0

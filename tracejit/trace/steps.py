@@ -1,0 +1,303 @@
+"""What each kind of ATen call becomes in the graph.
+
+A step is a generator: up to its `yield` it looks at the arguments as they are before the call; then
+the call runs; it is sent the result, and adds the nodes. Raising Refused, before or after, ends the
+recording and not the call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from pathlib import PurePath
+from types import FrameType
+from typing import Any
+
+import torch
+
+from tracejit.ir.dtypes import TORCH
+from tracejit.ir.graph import Arg, Graph, Origin, Value, values_in
+from tracejit.ops.strides import dense_strides
+from tracejit.ops.table import OPS
+from tracejit.trace.canonical import Call, canonical, tidy_kwargs
+from tracejit.trace.constants import Watch, contents, from_subscript
+from tracejit.trace.descent import described
+from tracejit.trace.recording import Refused
+from tracejit.trace.schema import Does, Facts, graph_name, overload_of
+from tracejit.trace.storages import Alias, Storages
+
+Step = Generator[None, Any, None]
+
+
+class Steps:
+    """The steps of one recording: they read and write its storages and add to its graph."""
+
+    def __init__(
+        self, graph: Graph, storages: Storages, origin: Callable[[], Origin], watch: Watch
+    ) -> None:
+        self.graph, self.storages, self.origin, self.watch = graph, storages, origin, watch
+
+    def of(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """The step of one call."""
+        step: Step = _STEPS[facts.does](self, facts, args, kwargs)
+        return step
+
+    # --- arguments ---
+
+    def values(self, tree: Any) -> Arg:
+        """Arguments as the graph has them. Raises Refused."""
+        kind = type(tree)
+        if kind in PLAIN:
+            return tree
+        if isinstance(tree, torch.Tensor):
+            return self.storages.read(self.storages.find(tree))
+        if isinstance(tree, (list, tuple)):
+            return tuple([self.values(item) for item in tree])
+        raise Refused("op", f"an argument of type {kind.__name__}")
+
+    def call(self, name: str, args: Any, kwargs: dict[str, Any]) -> Call:
+        """The canonical call."""
+        values = self.values(args)
+        named = {k: self.values(v) for k, v in kwargs.items()}
+        device = next((v.device for v in values_in((values, tuple(named.values())))), "")
+        return canonical(Call(name, values, tidy_kwargs(named, device)))
+
+    def functional(self, facts: Facts, args: Any, kwargs: dict[str, Any]) -> Call:
+        """The canonical call of an op without its write."""
+        more = {name: v for name, (place, v) in facts.defaults.items() if place >= len(args)}
+        return self.call(graph_name(facts.functional), args, {**more, **kwargs})
+
+    # --- what the kinds of calls do; each runs up to its `yield` before the call ---
+
+    def compute(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """New tensors."""
+        if facts.name == "aten.index.Tensor" and _has_mask(args[1]):
+            raise Refused("data-dependent", "the size of x[mask] depends on the mask")
+        call = self.call(facts.name, args, kwargs)
+        result = yield
+        self.define(call, _tensors(result), facts)
+
+    def define(self, call: Call, results: list[torch.Tensor], facts: Facts) -> None:
+        """A node whose values are `results`, new tensors all."""
+        kept = results if call.kept is None else [results[n] for n in call.kept]
+        metas = [self.storages.meta(t) for t in kept]
+        if facts.factory:
+            call.kwargs.setdefault("dtype", TORCH[metas[0][0]])  # not the default of another day
+        if any(self.storages.home(t) is not None for t in results):
+            raise Refused("op", f"{facts.name} gave memory that was known before")
+        node = self.graph.add(call.op, call.args, call.kwargs, metas, self.origin())
+        for tensor, value, meta in zip(kept, node.outputs, metas):
+            self.storages.define(tensor, value, meta=meta)
+        if call.kept is not None:
+            lost = f"a result of {facts.name} that exists for backward only"
+            for n, tensor in enumerate(results):
+                if n not in call.kept:
+                    self.storages.define(tensor, None, lost)
+
+    def view(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """An alias of the first argument, or a constant's first appearance."""
+        source = args[0]
+        if facts.name == "aten.lift_fresh" and self.storages.home(source) is None:
+            yield from self._constant(source)
+            return
+        parent = self.storages.find(source)
+        result = yield
+        if self.storages.home(result) is not parent.home:  # a view op that copied after all
+            raise Refused("op", f"{facts.name} made a copy")
+        if facts.name == "aten.as_strided" and parent.home.outside and _has_offset(args, kwargs):
+            raise Refused("op", "as_strided with an offset into memory from outside")
+        op, where = described(facts.name, parent, result, args[1:], kwargs)
+        if op:
+            self.storages.view(result, parent, op, where)
+        else:
+            self.storages.strided(result, parent.root)
+
+    def _constant(self, tensor: torch.Tensor) -> Step:
+        if not self.watch.plain and not from_subscript(_caller()):
+            raise Refused("op", "a tensor made from Python data that may not be constant")
+        op, args, kwargs = contents(tensor)
+        yield
+        meta = self.storages.meta(tensor)
+        node = self.graph.add(op, args, kwargs, [meta], self.origin())
+        self.storages.define(tensor, node.out)
+
+    def parts(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """split and unbind: each part is a slice or a select of its own."""
+        parent = self.storages.find(args[0])
+        result = yield
+        dim = args[2] if facts.name != "aten.unbind.int" and len(args) > 2 else 0
+        if facts.name == "aten.unbind.int" and len(args) > 1:
+            dim = args[1]
+        dim = kwargs.get("dim", dim) % len(parent.sizes)
+        start = 0
+        for n, part in enumerate(result):
+            if facts.name == "aten.unbind.int":
+                self.storages.view(part, parent, "aten.select.int", (dim, n))
+                continue
+            end = start + part.shape[dim]
+            self.storages.view(part, parent, "aten.slice.Tensor", (dim, start, end, 1))
+            start = end
+
+    def reshape(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """`x.t_()`: the tensor becomes a view of what it was."""
+        parent = self.storages.find(args[0])
+        if parent.home.outside:
+            raise Refused("mutation", "a tensor from outside changed its shape")
+        result = yield
+        op, where = described(facts.name.replace("_", ""), parent, result, args[1:], kwargs)
+        self.storages.view(result, parent, op, where)
+
+    def write(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """`x.add_(y)`: the functional op, cast to x's dtype, becomes x's value."""
+        alias = self.storages.find(args[0])
+        if facts.random and not args[0].is_contiguous():
+            raise Refused("random", f"{facts.name} on a tensor that is not contiguous")
+        call = self.functional(facts, args, kwargs)
+        yield
+        self._unmoved(args[0], alias)
+        self.storages.write(alias, self._functional(call, alias))
+
+    def _functional(self, call: Call, alias: Alias) -> Value:
+        """The value that a write gives an alias."""
+        if call.op == "aten.copy":
+            return self._copied(call.args[0], call.args[1])
+        if call.op in OPS or torch.Tag.pointwise in overload_of(call.op).tags:
+            return self._fitted(self.storages.add(call.op, call.args, call.kwargs), alias)
+        meta = (alias.dtype, alias.sizes, dense_strides(alias.sizes, alias.strides), alias.device)
+        return self.graph.add(call.op, call.args, call.kwargs, [meta], self.origin()).out
+
+    def _fitted(self, value: Value, alias: Alias) -> Value:
+        """`value` in the alias's dtype; its sizes must be the alias's already."""
+        if value.sizes != alias.sizes:
+            raise Refused("mutation", f"a write of {list(value.sizes)} to {list(alias.sizes)}")
+        if value.dtype != alias.dtype:
+            value = self.storages.add("aten._to_copy", (value,), {"dtype": TORCH[alias.dtype]})
+        return value
+
+    def _copied(self, old: Value, source: Value) -> Value:
+        """What `old.copy_(source)` leaves in `old`."""
+        add = self.storages.add
+        wanted: dict[str, Arg] = {}
+        if source.dtype != old.dtype:
+            wanted["dtype"] = TORCH[old.dtype]
+        if source.device != old.device:
+            wanted["device"] = torch.device(old.device)
+        if wanted:
+            source = add("aten._to_copy", (source,), wanted)
+        return source if source.sizes == old.sizes else add("aten.expand", (source, old.sizes), {})
+
+    def _unmoved(self, tensor: torch.Tensor, alias: Alias) -> None:
+        if alias.sizes != tensor.shape or alias.strides != tensor.stride():
+            raise Refused("mutation", "a write changed a tensor's shape")
+
+    def write_list(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """`torch._foreach_add_(xs, ys)`: one node with a result for each x."""
+        aliases = [self.storages.find(t) for t in args[0]]
+        if len({id(a.home) for a in aliases}) < len(aliases):
+            raise Refused("mutation", f"{facts.name} on tensors that share memory")
+        call = self.functional(facts, args, kwargs)
+        yield
+        values = self.storages.apply(call.op, call.args, call.kwargs)
+        for alias, value in zip(aliases, values, strict=True):
+            self.storages.write(alias, self._fitted(value, alias))
+
+    def out(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """`torch.add(x, y, out=z)`: z may be resized if it is empty and the call's own."""
+        targets = [kwargs[name] for name in facts.outs]
+        aliases = [self.storages.find(t) for t in targets]
+        plain = {k: v for k, v in kwargs.items() if k not in facts.outs}
+        call = self.functional(facts, args, plain)
+        if len({id(a.home) for a in aliases}) < len(aliases):
+            raise Refused("mutation", f"{facts.name} with outputs that share memory")
+        yield
+        values = self.storages.apply(call.op, call.args, call.kwargs)
+        for target, alias, value in zip(targets, aliases, values):
+            if alias.sizes == target.shape:
+                self._unmoved(target, alias)
+                self.storages.write(alias, self._fitted(value, alias))
+            elif 0 in alias.sizes and value.dtype == alias.dtype:
+                self.storages.redefine(target, value)
+            else:
+                raise Refused("mutation", f"{facts.name} resized its output")
+
+    def stats(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """A batch norm; in training it writes to the running statistics (arguments 3 and 4)."""
+        call = self.call(facts.name, args, kwargs)
+        writes = call.op == "aten._native_batch_norm_legit_functional"
+        stats = [self.storages.find(t) for t in args[3:5]] if writes else []
+        result = yield
+        if not writes:
+            self.define(call, _tensors(result), facts)
+            return
+        metas = [self.storages.meta(t) for t in (*_tensors(result)[:3], *args[3:5])]
+        node = self.graph.add(call.op, call.args, call.kwargs, metas, self.origin())
+        for n, tensor in enumerate(_tensors(result)):
+            self.storages.define(
+                tensor, node.outputs[n] if n < 3 else None, "a buffer for backward"
+            )
+        for alias, value in zip(stats, node.outputs[3:]):
+            self.storages.write(alias, value)
+
+    def read(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """`.item()`: from here on the program is right for this number only."""
+        value = self.storages.read(self.storages.find(args[0]))
+        number = yield
+        if isinstance(number, complex) or number != number:
+            raise Refused("data-dependent", f"Python got the number {number}")
+        self.graph.add("tj.expect", (value, number), None, (), self.origin())
+
+    def nothing(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        yield
+
+    def give_up(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        raise Refused(*facts.why)
+        yield
+
+
+_STEPS: dict[Does, Callable[..., Any]] = {
+    Does.COMPUTE: Steps.compute,
+    Does.VIEW: Steps.view,
+    Does.PARTS: Steps.parts,
+    Does.WRITE: Steps.write,
+    Does.WRITE_LIST: Steps.write_list,
+    Does.OUT: Steps.out,
+    Does.STATS: Steps.stats,
+    Does.RESHAPE: Steps.reshape,
+    Does.READ: Steps.read,
+    Does.NOTHING: Steps.nothing,
+    Does.REFUSE: Steps.give_up,
+}
+PLAIN = frozenset(
+    {bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout}
+    | {torch.memory_format}
+)
+_OURS = f"{PurePath(__file__).parent}/"
+
+
+def _caller() -> FrameType:
+    """The innermost frame that is not the recorder's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    assert frame is not None
+    return frame
+
+
+def _tensors(result: Any) -> list[torch.Tensor]:
+    """The tensors of a result, in order. Raises Refused for results of another kind."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, (tuple, list)):
+        return [t for part in result for t in _tensors(part)]
+    if result is None:
+        return []
+    raise Refused("op", f"a result of type {type(result).__name__}")
+
+
+def _has_offset(args: Any, kwargs: Any) -> bool:
+    """Whether as_strided is told where to begin, from the start of the memory."""
+    return any(offset is not None for offset in (*args[3:], kwargs.get("storage_offset")))
+
+
+def _has_mask(indices: Any) -> bool:
+    return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)

@@ -1,0 +1,397 @@
+"""Which value a tensor is: tensors are told apart by their storage and geometry, never by their
+Python identity alone.
+
+Each storage has a root, the tensor first seen on it, and aliases that are reached from it by chains
+of views. A write through an alias gives the storage a new version: the chain is undone up to the
+root. Reading an alias of an older version makes its view again, from the root's new value. Memory
+that the call did not make (arguments, parameters) may have several roots, one for each tensor that
+came from outside; such a storage is not written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from tracejit.ir.dtypes import NAME
+from tracejit.ir.graph import Arg, Graph, Origin, Value
+from tracejit.ops.strides import dense, separable
+from tracejit.ops.table import OPS
+from tracejit.runtime import private
+from tracejit.trace.infer import Meta, infer, viewable
+from tracejit.trace.recording import Refused
+
+Key = tuple[torch.dtype, torch.Size, tuple[int, ...], int, int]
+
+
+@dataclass(eq=False, slots=True)
+class Alias:
+    """One geometry on one storage: a root, or `op(parent, *args)`. `value` is right if `version` is
+    the storage's.
+    """
+
+    home: Storage
+    dtype: str
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    device: str
+    lazy: int = 0  # see `lazy_bits`
+    parent: Alias | None = None
+    op: str = ""
+    args: tuple[Arg, ...] = ()
+    origin: Origin = Origin()
+    value: Value | None = None
+    version: int = -1
+
+    @property
+    def root(self) -> Alias:
+        alias = self
+        while alias.parent is not None:
+            alias = alias.parent
+        return alias
+
+
+@dataclass(eq=False, slots=True)
+class Storage:
+    """A piece of memory. `outside`: the call did not make it. `lost`: why its values are not in the
+    graph.
+    """
+
+    outside: bool = False
+    version: int = 0
+    roots: list[Alias] = field(default_factory=list)
+    aliases: dict[Key, Alias] = field(default_factory=dict)
+    # Outside memory: aliases by the identity of the tensor, since two tensors from outside may look
+    # alike.
+    objects: dict[int, Alias] = field(default_factory=dict)
+    lost: str = ""
+
+
+class Storages:
+    """All tensors of one recording."""
+
+    def __init__(self, graph: Graph, origin: Callable[[], Origin]) -> None:
+        self.graph, self.origin = graph, origin
+        self.sources: list[torch.Tensor] = []
+        self.inputs: list[Alias] = []  # the root of each source
+        self._known: dict[int, Storage] = {}
+        self._weak: list[int] = []
+        self._devices: dict[torch.device, str] = {}
+
+    def close(self) -> None:
+        """Let go of the storages' addresses."""
+        for pointer in self._weak:
+            private.free_weak_storage(pointer)
+        self._weak.clear()
+        self._known.clear()
+
+    # --- which alias a tensor is ---
+
+    def find(self, tensor: torch.Tensor) -> Alias:
+        """The alias that a tensor is; a new input for memory not seen before. Raises Refused."""
+        if tensor.layout is not torch.strided:
+            raise Refused("tensor", f"a tensor of {tensor.layout}")
+        home = self._known.get(tensor.untyped_storage()._cdata)
+        if home is None:
+            return self._enter(tensor, None)
+        if home.outside:
+            found = home.objects.get(id(tensor))
+            if found is None:
+                return self._enter(tensor, home)
+            if not self._same(found, tensor):
+                raise Refused("mutation", "a tensor from outside changed its shape")
+            return found
+        found = home.aliases.get(_key(tensor))
+        if found is None:
+            if len(home.roots) > 1:
+                raise Refused("op", "a tensor on memory that several results share")
+            found = home.aliases[_key(tensor)] = self._strided(tensor, home.roots[0])
+        return found
+
+    def home(self, tensor: torch.Tensor) -> Storage | None:
+        """The storage record of a tensor's memory, if it has been seen."""
+        return self._known.get(tensor.untyped_storage()._cdata)
+
+    def meta(self, tensor: torch.Tensor) -> Meta:
+        """dtype, sizes, strides and device of a real tensor. Raises Refused for what a graph does
+        not have.
+        """
+        dtype = NAME.get(tensor.dtype)
+        if dtype is None or tensor.layout is not torch.strided:
+            raise Refused("tensor", f"a tensor of {tensor.dtype}, {tensor.layout}")
+        where = tensor.device
+        device = self._devices.get(where)
+        if device is None:
+            device = self._devices[where] = str(where)
+        return dtype, tuple(tensor.shape), tensor.stride(), device
+
+    def _alias(self, tensor: torch.Tensor, home: Storage) -> Alias:
+        """A tensor's geometry, as an alias without a value."""
+        dtype, sizes, strides, device = self.meta(tensor)
+        offset, lazy = int(tensor.storage_offset()), lazy_bits(tensor)
+        return Alias(home, dtype, sizes, strides, offset, device, lazy)
+
+    def _enter(self, tensor: torch.Tensor, home: Storage | None) -> Alias:
+        """A tensor from outside becomes an input."""
+        check_type(tensor)
+        if home is None:
+            home = Storage(outside=True)
+            self._known[tensor.untyped_storage()._cdata] = home
+        elif home.version:
+            raise Refused("mutation", "memory that two inputs share is written to")
+        alias = self._alias(tensor, home)
+        if alias.lazy:
+            raise Refused("tensor", "a tensor from outside that is lazily conjugated or negated")
+        alias.value = self.graph.add_input(alias.dtype, alias.sizes, alias.strides, alias.device)
+        alias.version = 0
+        home.roots.append(alias)
+        home.objects[id(tensor)] = alias
+        self.sources.append(tensor)
+        self.inputs.append(alias)
+        return alias
+
+    def define(
+        self, tensor: torch.Tensor, value: Value | None, lost: str = "", meta: Meta | None = None
+    ) -> None:
+        """A tensor that the call made, in new memory, is `value`; or None, and reading it is
+        refused with `lost`.
+        """
+        storage = tensor.untyped_storage()
+        home = self._known.get(storage._cdata)
+        if home is None:
+            home = self._known[storage._cdata] = Storage()
+            self._weak.append(private.weak_storage(storage))
+        dtype, sizes, strides, device = meta or self.meta(tensor)
+        offset, lazy = int(tensor.storage_offset()), lazy_bits(tensor)
+        alias = Alias(home, dtype, sizes, strides, offset, device, lazy)
+        alias.value, alias.version = value, 0
+        home.lost = lost
+        home.roots.append(alias)
+        home.aliases[_key(tensor)] = alias
+
+    def redefine(self, tensor: torch.Tensor, value: Value) -> None:
+        """A tensor of the call's own was resized and filled: forget what its memory was."""
+        home = self.home(tensor)
+        if home is None or home.outside:
+            raise Refused("mutation", "a tensor from outside was resized")
+        home.version += 1
+        home.roots.clear()
+        home.aliases.clear()
+        self.define(tensor, value)
+        home.roots[0].version = home.version
+
+    # --- views ---
+
+    def view(self, result: torch.Tensor, parent: Alias, op: str, args: tuple[Arg, ...]) -> None:
+        """`result` is the view `op(parent, *args)`."""
+        home = parent.home
+        if home.outside:
+            alias = parent if self._same(parent, result) else self._derive(result, parent, op, args)
+            home.objects[id(result)] = alias
+            return
+        key = _key(result)
+        if key not in home.aliases:
+            home.aliases[key] = self._derive(result, parent, op, args)
+
+    def strided(self, result: torch.Tensor, root: Alias) -> None:
+        """`result` is reached from the root by its strides. Raises Refused."""
+        home = root.home
+        if home.outside:
+            home.objects[id(result)] = self._strided(result, root)
+        elif _key(result) not in home.aliases:
+            home.aliases[_key(result)] = self._strided(result, root)
+
+    def _same(self, alias: Alias, tensor: torch.Tensor) -> bool:
+        return (
+            alias.sizes == tensor.shape
+            and alias.strides == tensor.stride()
+            and alias.offset == tensor.storage_offset()
+            and NAME.get(tensor.dtype) == alias.dtype
+            and lazy_bits(tensor) == alias.lazy
+        )
+
+    def _derive(self, result: torch.Tensor, parent: Alias, op: str, args: tuple[Arg, ...]) -> Alias:
+        alias = self._alias(result, parent.home)
+        alias.parent, alias.op, alias.args, alias.origin = parent, op, args, self.origin()
+        return alias
+
+    def _strided(self, tensor: torch.Tensor, root: Alias) -> Alias:
+        """An alias of unknown descent."""
+        alias = self._alias(tensor, root.home)
+        if alias.dtype != root.dtype or alias.lazy:
+            raise Refused("op", "a tensor whose memory was made as something else")
+        place = alias.offset - root.offset
+        reach = sum((n - 1) * s for n, s in zip(alias.sizes, alias.strides))
+        if place < 0 or dense(root.sizes, root.strides) is None or place + reach >= _count(root):
+            raise Refused("op", "a view that reaches outside the tensor it was made from")
+        alias.parent, alias.op, alias.origin = root, "aten.as_strided", self.origin()
+        alias.args = (alias.sizes, alias.strides, place)
+        return alias
+
+    # --- values ---
+
+    def read(self, alias: Alias) -> Value:
+        """The alias's value now. Raises Refused."""
+        home = alias.home
+        if alias.version == home.version and alias.value is not None:
+            return alias.value
+        if alias.parent is None:
+            raise Refused("op", home.lost or "memory that two tensors share was written to")
+        base = self.read(alias.parent)
+        alias.value = self._look(alias, base)
+        alias.version = home.version
+        return alias.value
+
+    def _look(self, alias: Alias, base: Value) -> Value:
+        """The node of a view; strides are the real ones as long as the base has its real ones."""
+        parent = alias.parent
+        assert parent is not None
+        if alias.op == "aten.as_strided":
+            return self.add(alias.op, (self._contiguous(base), *alias.args), {}, alias.origin)
+        if base.strides == parent.strides and alias.op in OPS and alias.op not in COPIES:
+            meta = (alias.dtype, alias.sizes, alias.strides, alias.device)
+            return self.graph.add(alias.op, (base, *alias.args), None, [meta], alias.origin).out
+        return self.add(alias.op, (base, *alias.args), {}, alias.origin)
+
+    def _contiguous(self, base: Value) -> Value:
+        """The base as its memory lies: a permutation of it that is contiguous, so that strides have
+        a meaning.
+        """
+        order = dense(base.sizes, base.strides)
+        if order is None:
+            raise Refused("op", "as_strided of a tensor that has gaps")
+        if order == tuple(range(len(order))):
+            return base
+        return self.add("aten.permute", (base, order), {})
+
+    def write(self, alias: Alias, value: Value) -> None:
+        """The alias's elements become those of `value` (same dtype and sizes). Raises Refused."""
+        home = alias.home
+        if alias.version == home.version and alias.value is value:
+            return  # `x[i] += 1` ends with `x[i] = x[i]`
+        if len(home.roots) > 1:
+            raise Refused("mutation", "memory that two tensors share is written to")
+        if not separable(alias.sizes, alias.strides) and 0 not in alias.sizes:
+            raise Refused("mutation", "a write to elements that overlap")
+        changed = [(alias, value)]
+        while alias.parent is not None:
+            value = self._undo(alias, value)
+            alias = alias.parent
+            changed.append((alias, value))
+        home.version += 1
+        for written, new in changed:
+            written.value, written.version = new, home.version
+
+    def _undo(self, alias: Alias, value: Value) -> Value:
+        """The parent's new value after the alias became `value`."""
+        parent = alias.parent
+        assert parent is not None
+        base = self.read(parent)
+        copied = COPIES.get(alias.op)
+        if copied is not None:
+            return self.add(copied, (value, *undo_arguments(alias)), {})
+        row = OPS.get(alias.op)
+        if alias.op == "aten.as_strided" or row is None or row.undo is None:
+            return self._undo_strided(alias, base, value)
+        op, args = row.undo(base, value, *alias.args)
+        return self.add(op, args, {})
+
+    def _undo_strided(self, alias: Alias, base: Value, value: Value) -> Value:
+        """By where the elements lie in memory, if the base's value lies as the real one does."""
+        parent = alias.parent
+        assert parent is not None
+        if base.strides != parent.strides or alias.dtype != parent.dtype:
+            raise Refused("mutation", f"a write through {alias.op}")
+        flat = self._contiguous(base)
+        place = (alias.sizes, alias.strides, alias.offset - parent.offset)
+        new = self.add("aten.as_strided_scatter", (flat, value, *place), {})
+        order = dense(base.sizes, base.strides)
+        if flat is base or order is None:
+            return new
+        undone = OPS["aten.permute"].undo
+        assert undone is not None
+        op, args = undone(base, new, order)
+        return self.add(op, args, {})
+
+    # --- nodes ---
+
+    def add(
+        self,
+        op: str,
+        args: tuple[Arg, ...],
+        kwargs: dict[str, Arg],
+        origin: Origin | None = None,
+    ) -> Value:
+        """A node of the recorder's own, with one result, whose look is inferred. Raises Refused."""
+        if op == "aten.view" and not viewable(*args):
+            copy = self.add("aten.clone", args[:1], {"memory_format": torch.contiguous_format})
+            args = (copy, *args[1:])
+        (value,) = self.apply(op, args, kwargs, origin)
+        return value
+
+    def apply(
+        self,
+        op: str,
+        args: tuple[Arg, ...],
+        kwargs: dict[str, Arg],
+        origin: Origin | None = None,
+    ) -> tuple[Value, ...]:
+        """A node of the recorder's own and its results. Raises Refused."""
+        metas = self.metas(op, args, kwargs)
+        return self.graph.add(op, args, kwargs, metas, origin or self.origin()).outputs
+
+    def metas(self, op: str, args: tuple[Arg, ...], kwargs: dict[str, Arg]) -> tuple[Meta, ...]:
+        """How the results of an op look, inferred. Raises Refused."""
+        try:
+            return infer(op, args, kwargs)
+        except RuntimeError as error:
+            raise Refused("op", f"{op} cannot be replayed: {error}") from error
+
+
+# Views without a row are recorded as copies; the second column undoes one.
+COPIES = {
+    "aten.view_copy.dtype": "aten.view_copy.dtype",
+    "aten.view_as_real_copy": "aten.view_as_complex_copy",
+    "aten.view_as_complex_copy": "aten.view_as_real_copy",
+    "aten.conj_physical": "aten.conj_physical",
+    "aten.neg": "aten.neg",
+}
+
+
+def undo_arguments(alias: Alias) -> tuple[Arg, ...]:
+    """What the undoing copy needs: the parent's dtype, for a view of another dtype."""
+    from tracejit.ir.dtypes import TORCH
+
+    assert alias.parent is not None
+    return (TORCH[alias.parent.dtype],) if alias.op == "aten.view_copy.dtype" else ()
+
+
+def check_type(tensor: torch.Tensor) -> None:
+    """Raises Refused for subclasses of Tensor other than Parameter."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise Refused("tensor", f"a tensor of type {type(tensor).__name__}")
+
+
+def _key(tensor: torch.Tensor) -> Key:
+    return (
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride(),
+        int(tensor.storage_offset()),
+        lazy_bits(tensor),
+    )
+
+
+def lazy_bits(tensor: torch.Tensor) -> int:
+    """1 for a tensor that negates its memory as it is read, 2 for one that conjugates it."""
+    return tensor.is_neg() + 2 * tensor.is_conj()
+
+
+def _count(alias: Alias) -> int:
+    total = 1
+    for size in alias.sizes:
+        total *= size
+    return total
