@@ -82,8 +82,8 @@ def recording(work: Any) -> dict[str, float]:
     from tracejit.trace.recorder import record
 
     def recorded() -> None:
-        with Observer(work.model, work.args, {}) as observer:
-            _, made = record(work.model, work.args, {})
+        observer = Observer(work.model, work.args, {})
+        _, made = record(work.model, work.args, {}, observer=observer)
         observer.finish(made.sources)
 
     return {

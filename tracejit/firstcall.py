@@ -45,7 +45,12 @@ def record(
     observer = Observer(dispatcher.function, args, kwargs)
     result, recording = record_calls(dispatcher.function, args, kwargs, observer=observer)
     refused = recording.refused
-    guards = observer.finish(recording.sources) if refused is None else refused
+    if refused is None and recording.graph is not None:
+        writes = bool(recording.graph.writes)
+        guards = observer.finish(recording.sources, writes=writes)
+    else:
+        observer.release()
+        guards = refused or Reason("op", "nothing was recorded")
     seconds = {"record": time.perf_counter() - start}
     if isinstance(guards, Reason):
         dispatcher.refused[signature] = guards

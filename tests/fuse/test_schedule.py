@@ -176,3 +176,19 @@ def test_group_norm_shape_reduces_two_dims_then_returns() -> None:
     centred = m("sub.Tensor", grouped, m("mean.dim", grouped, (2,), True))
     back = m("view", centred, (2, 6, 4, 4))
     m.check(m("mul.Tensor", back, m("view", w, (1, 6, 1, 1))), kernels=1)
+
+
+def test_small_neighbours_of_other_sizes_share_a_launch() -> None:
+    """Rotary embedding of grouped queries and keys: one kernel, the smaller tensor masked."""
+    m = Maker(rand(2, 8, 6, 4), rand(2, 2, 6, 4), rand(2, 1, 6, 4))
+    q, k, cos = m.inputs
+    program = m.check(m("mul.Tensor", q, cos), m("mul.Tensor", k, cos), kernels=1)
+    (step,) = program.steps
+    assert isinstance(step, RunKernel)
+    assert [store.mask is None for store in step.nest.stores] == [True, False]
+
+
+def test_much_larger_neighbours_stay_apart() -> None:
+    m = Maker(rand(64, 8), rand(1, 8), rand(8))
+    big, small, shared = m.inputs
+    m.check(m("mul.Tensor", big, shared), m("mul.Tensor", small, shared), kernels=2)

@@ -158,6 +158,26 @@ def test_what_the_call_makes_may_change() -> None:
     assert check(guards_of(f, x), f, x) == ""
 
 
+def test_what_torch_walks_and_writes_in_modules() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    x = torch.zeros(1, 2)
+
+    def total(x: torch.Tensor) -> Any:
+        return x + sum(p.sum() for _, p in net.named_parameters())
+
+    guards = guards_of(total, x)
+    assert len(guards.input_nodes) == 3 and check(guards, total, x) == ""
+    net[0].register_parameter("extra", nn.Parameter(torch.zeros(1)))
+    assert "extra" in check(guards, total, x)
+    for change in (
+        net.eval,
+        lambda: net.register_buffer("more", torch.zeros(1)),
+        lambda: net.add_module("last", nn.Identity()),
+        lambda: net.register_forward_hook(lambda *args: None),
+    ):
+        assert reason_of(lambda x: (change(), x), x).kind == "side-effect"  # noqa: B023
+
+
 def test_tensors_written_in_place_are_no_python_effect() -> None:
     norm = nn.BatchNorm1d(3)
     x = torch.randn(4, 3)

@@ -72,3 +72,14 @@ def test_paths_named_in_documents_exist(document: str) -> None:
     missing = [p for p in linked if not (path.parent / p).exists()]
     missing += [p for p in spelled if not (ROOT / p).exists()]
     assert missing == []
+
+
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    modules = [
+        path
+        for folder in ("tracejit", "codegen", "runtime")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.name.startswith("__")
+    ]
+    assert [str(p) for p in modules if not re.search(rf"`([\w/]+/)?{p.name}`", text)] == []

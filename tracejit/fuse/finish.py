@@ -209,27 +209,14 @@ class Finisher:
             if (value, size, wrap) not in self.checked:
                 self.checked.add((value, size, wrap))
                 self.program.steps.append(CheckIndex(self.name_of(value), size, wrap, origin))
-        nest = simplify_axes(group.nest)
-        order = [*group.body.loads, *(v for v in group.roots if v in group.stored)]
-        args = {
-            b.name: self.name_of(v) if not b.written else v.name
-            for b, v in zip(nest.buffers, order, strict=True)
-        }
-        key = (
-            nest.axes,
-            nest.buffers,
-            nest.stores,
-        )
-        final = self.shared.get(key)
-        if final is None:
-            final = self.shared[key] = self._named(nest, group, order)
-        renamed = {
-            new.name: args[old.name] for old, new in zip(nest.buffers, final.buffers, strict=True)
-        }
-        outs = tuple(slot(v) for v in group.roots if v in group.stored)
-        self.made.update(v for v in group.roots if v in group.stored)
+        stored = [v for v in group.roots if v in group.stored]
+        names = [*(self.name_of(v) for v in group.body.loads), *(v.name for v in stored)]
+        nest = self._shared_nest(group, [*group.body.loads, *stored])
+        args = {buffer.name: name for buffer, name in zip(nest.buffers, names, strict=True)}
+        outs = tuple(slot(v) for v in stored)
+        self.made.update(stored)
         origins = tuple(dict.fromkeys(n.origin for n in group.body.nodes.values()))
-        self.program.steps.append(RunKernel(final, renamed, outs, origins))
+        self.program.steps.append(RunKernel(nest, args, outs, origins))
 
     def _named(self, nest: LoopNest, group: Group, order: list[Value]) -> LoopNest:
         """Names for a person: buffers after what they hold, the kernel after its operations."""
@@ -240,6 +227,17 @@ class Finisher:
         named = rewrite(nest, lambda index: index, nest.axes, names)
         origins = tuple(dict.fromkeys(n.origin for n in group.body.nodes.values()))
         return replace(named, name=self._kernel_name(group), origins=origins)
+
+    def _shared_nest(self, group: Group, order: list[Value]) -> LoopNest:
+        """The final nest of a group; one for all that are equal, before or after simplification."""
+        before = _key(group.nest)
+        final = self.shared.get(before)
+        if final is None:
+            nest = simplify_axes(group.nest)
+            after = _key(nest)
+            final = self.shared.get(after) or self._named(nest, group, order)
+            self.shared[before] = self.shared[after] = final
+        return final
 
     def _kernel_name(self, group: Group) -> str:
         nodes = sorted(group.body.nodes.values(), key=lambda n: self.place[id(n)])
@@ -261,6 +259,10 @@ class Finisher:
         self.program.steps.append(
             RunExtern(node.op, args, kwargs, outs, node.origin, has_effect(node))
         )
+
+
+def _key(nest: LoopNest) -> object:
+    return nest.axes, nest.buffers, nest.stores
 
 
 def op_name(op: str) -> str:

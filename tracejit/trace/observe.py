@@ -181,6 +181,8 @@ class Observer:
             self.entered.add(token)
             self.coverage.ran(plan, frame, local)
             self.reach.asked(plan, local)
+            if plan.tables and isinstance(first, torch.nn.Module):
+                self.reach.tables(plan, first)
         seen = self.reach.seen
         for name in plan.args:
             value = local.get(name)

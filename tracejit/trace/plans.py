@@ -18,6 +18,11 @@ _TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
 # Folders and files of torch and the standard library whose frames hold state in the objects they
 # get.
 _SCANNED_TORCH = ("nn/modules/", "nn/utils/", "distributions/", "ao/", "optim/")
+_MODULE = "nn/modules/module.py"
+# Seen through their callers, or (inner) through MODULE_CALL. The rest walks a module's dicts.
+_SKIPPED_IN_MODULE = frozenset(
+    ("_wrapped_call_impl", "inner", "__getattr__", "__setattr__", "__delattr__", "__init__")
+)
 _SCANNED_STDLIB = ("copy.py", "collections/__init__.py", "random.py", "types.py")
 
 SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM = range(7)
@@ -26,7 +31,8 @@ SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM = range(7)
 # treatment.
 _SPECIAL: dict[tuple[str, str], int] = {
     ("torch/nn/modules/module.py", "Module._call_impl"): MODULE_CALL,
-    ("torch/nn/modules/module.py", "_call_impl"): MODULE_CALL,  # Python 3.10 has no qualified name
+    # Python 3.10 has no qualified names.
+    ("torch/nn/modules/module.py", "_call_impl"): MODULE_CALL,
     ("<frozen os>", "_Environ.__getitem__"): ENVIRON,
     ("/os.py", "_Environ.__getitem__"): ENVIRON,
     ("logging/__init__.py", "Logger.isEnabledFor"): LOGGER,
@@ -58,6 +64,7 @@ class Plan:
     first: str = ""  # the first positional parameter
     cells: tuple[str, ...] = ()  # free variables
     is_init: bool = False
+    tables: bool = False  # walks the modules, parameters and buffers of its first argument
     package: str = ""  # of a library's code
     asks_others: bool = False  # asks for computed names in others than the first parameter
     versioned: dict[str, Any] = field(default_factory=dict)  # globals that a version covers
@@ -95,6 +102,7 @@ def _make(code: CodeType) -> Plan:
         plan.cells = tuple(name for name in code.co_freevars if name != "__class__")
         plan.is_init = bool(plan.first) and code.co_name == "__init__"
         plan.reads = analyse(code)
+        plan.tables = origin == CORE and code.co_filename.endswith(_MODULE)
         plan.asks_others = any(asked.of[0] != plan.first for asked in plan.reads.asked if asked.of)
         plan.loads = frozenset(plan.reads.loads)
         if origin == CORE:
@@ -116,8 +124,9 @@ def _treatment(code: CodeType, origin: str) -> int:
     path = os.path.realpath(code.co_filename)
     if path.startswith(_TORCH):
         inside = path[len(_TORCH) :].replace(os.sep, "/")
-        scanned = inside.startswith(_SCANNED_TORCH) and inside != "nn/modules/module.py"
-        return SCAN if scanned else SKIP
+        if inside == _MODULE:
+            return SKIP if code.co_name in _SKIPPED_IN_MODULE else SCAN
+        return SCAN if inside.startswith(_SCANNED_TORCH) else SKIP
     return SCAN if name.endswith(_SCANNED_STDLIB) else SKIP
 
 

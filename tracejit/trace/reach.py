@@ -293,6 +293,18 @@ class Reach:
                 else:
                     self.step(plan, node, step, name, held[name], depth)
 
+    def tables(self, plan: Plan, value: torch.nn.Module) -> None:
+        """All submodules, parameters and buffers of a reached module (torch walks them)."""
+        node = self.tree.known.get(id(value), -1)
+        if node < 0 or self.tree.nodes[node].step == "ref":
+            return
+        for step, table in _TABLES:
+            held = instance_dict(value).get(table)
+            if held is not None:
+                self.tree.child(node, "attr", table, held)
+                for name in list(held):
+                    self.child(node, step, name, held[name])
+
     def inherited(
         self, plan: Plan, value: Any, node: int, kind: type, names: tuple[str, ...],
         attributes: dict[str, Any], depth: int,
