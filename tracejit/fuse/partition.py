@@ -22,52 +22,18 @@ from tracejit.fuse.lower import (
     kind_of,
     view_base,
 )
-from tracejit.fuse.scalar import VOCABULARY, in_order
+from tracejit.fuse.scalar import in_order
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
 from tracejit.ops.table import Kind
 
 HEAVY_BYTES = 8
 LAUNCH_BYTES = 1 << 16
-_LIGHT = {
-    "const",
-    "index",
-    "load",
-    "cast",
-    "bitcast",
-    "add",
-    "sub",
-    "mul",
-    "neg",
-    "abs",
-    "where",
-    "not",
-    "and",
-    "or",
-    "xor",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "minimum",
-    "maximum",
-    "fmin",
-    "fmax",
-    "floor",
-    "ceil",
-    "trunc",
-    "round",
-    "isnan",
-    "signbit",
-    "shl",
-    "shr",
-    "copysign",
-    "reduce",
-    "scan",
-}
-HEAVY = frozenset(VOCABULARY) - _LIGHT
+_HEAVY_WORDS = """
+exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
+erf erfc erfinv lgamma pow atan2 hypot fmod idiv imod
+"""
+HEAVY = frozenset(_HEAVY_WORDS.split())
 
 
 @dataclass

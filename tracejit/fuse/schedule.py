@@ -165,9 +165,11 @@ class Fuser:
                 refusal = str(why)
             else:
                 moved = cost(nest)
-                saved = first.cost + second.cost - moved + LAUNCH_BYTES * (not alike)
+                saved = first.cost + second.cost - moved + LAUNCH_BYTES
                 refusal = self._too_big(nest, body) or (
-                    None if saved > 0 else "no bytes would be saved"
+                    None
+                    if saved > 0
+                    else f"one kernel would move {-saved} bytes more than a launch is worth"
                 )
         if refusal is not None:
             self.decisions.append(Decision(what, False, refusal))
