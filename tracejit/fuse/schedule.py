@@ -8,6 +8,7 @@ merged says why (`Decision`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ from tracejit.ir.graph import Graph, Node, Value
 MAX_BUFFERS = 24  # parameters of one kernel: more would not fit its registers
 MAX_BODY = 600  # expressions in one kernel
 MOST_IDLE = 8  # how many times larger one of two kernels run side by side may be
+NEIGHBOURHOOD = 32  # latest kernels among which neighbours are looked for
 NEIGHBOURS = 8  # earlier kernels tried for sharing a load
 
 
@@ -98,6 +100,7 @@ class Fuser:
         self.order = {id(n): k for k, n in enumerate(graph.nodes)}
         self.group_of: dict[Value, Group] = {}
         self.extern_of: dict[Value, Node] = {v: n for n in part.extern_nodes for v in n.outputs}
+        self.kernels: dict[int, Group] = {}  # by id, latest last
         self.readers: dict[Value, set[Value]] = {}
         self.decisions: list[Decision] = []
         self.effects = _effects(part.extern_nodes)
@@ -109,12 +112,11 @@ class Fuser:
             self.group_of[group.roots[0]] = group
             for value in group.reads:
                 self.readers.setdefault(value, set()).add(group.roots[0])
-        seen: list[Group] = []
         for group in alone:
-            merged = self._merge_into_earlier(group, seen)
-            seen = [g for g in seen if g is not merged and self.group_of[g.roots[0]] is g]
-            seen.append(merged)
-        return Schedule(self._sorted([g for g in seen if g.stored]), self.part, self.decisions)
+            self.kernels[id(group)] = group
+            self._merge_into_earlier(group)
+        kept = [g for g in self.kernels.values() if g.stored]
+        return Schedule(self._sorted(kept), self.part, self.decisions)
 
     def _alone(self, root: Value) -> Group:
         assert root.node is not None
@@ -136,19 +138,19 @@ class Fuser:
     def _built(self, roots: tuple[Value, ...], domain: Domain) -> tuple[LoopNest, Body]:
         return build(roots, self._stored(roots), Inside(self.part.memory, set(roots)), domain)
 
-    def _merge_into_earlier(self, group: Group, seen: list[Group]) -> Group:
+    def _merge_into_earlier(self, group: Group) -> None:
         """Merge `group` with the kernels it reads from, latest first, then with neighbours that
         read the same.
         """
         producers = {id(g): g for v in group.reads if (g := self.group_of.get(v)) is not None}
         shared = {v for v in group.reads if v not in self.group_of}
         latest = sorted(producers.values(), key=lambda g: -g.order)
-        neighbours = [g for g in reversed(seen) if id(g) not in producers and shared & set(g.reads)]
+        near = itertools.islice(reversed(self.kernels.values()), 1, 1 + NEIGHBOURHOOD)
+        neighbours = [g for g in near if id(g) not in producers and not shared.isdisjoint(g.reads)]
         for other in [*latest, *neighbours[:NEIGHBOURS]]:
             current = self.group_of[other.roots[0]]
             if current is not group:
                 group = self._try(current, group)
-        return group
 
     def _try(self, first: Group, second: Group) -> Group:
         """The merged group, or `second` if they stay apart."""
@@ -179,6 +181,8 @@ class Fuser:
         )
         for value in roots:
             self.group_of[value] = merged
+        del self.kernels[id(first)], self.kernels[id(second)]
+        self.kernels[id(merged)] = merged
         self.decisions.append(Decision(what, True, "one pass moves fewer bytes", saved))
         return merged
 
