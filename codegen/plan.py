@@ -313,13 +313,13 @@ class _Writer:
             self.line(f"copy_({name}, {source})")
 
     def draws_before_leaving(self) -> bool:
-        """Whether random numbers may be drawn before the plan is left: then the generator's state
-        must be kept."""
+        """Whether random numbers are drawn before a step that may leave the plan or raise: then the
+        generator's state must be kept."""
         drawn = False
         for step in self.program.steps:
-            drawn = drawn or (isinstance(step, RunExtern) and step.effect)
-            if drawn and isinstance(step, (Expect, CheckIndex)):
+            if drawn and isinstance(step, (Expect, CheckIndex, RunExtern)):
                 return True
+            drawn = drawn or (isinstance(step, RunExtern) and step.effect)
         return False
 
 

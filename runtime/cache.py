@@ -134,27 +134,12 @@ class Cache:
 
     def write_kernel(self, kernel: Kernel) -> bool:
         """Store a kernel; False if the disk does not take it."""
-        source = kernel.source.to_json()
-        parts = {"kernel.py": source.pop("text").encode()}
-        binary = None
-        if kernel.binary is not None:
-            binary = kernel.binary.to_json()
-            parts["binary"] = kernel.binary.code
-            parts["assembly"] = kernel.binary.assembly.encode()
-        return self.store.write(
-            "kernels", kernel.key, Item({"source": source, "binary": binary}, parts)
-        )
+        return self.store.write("kernels", kernel.key, kernel_item(kernel))
 
     def read_kernel(self, key: str) -> Kernel | None:
         """The kernel, or None if it is not stored (or was damaged)."""
         item = self.store.read("kernels", key)
-        if item is None:
-            return None
-        source = KernelSource.from_json({**item.fields["source"], "text": item.text("kernel.py")})
-        data, binary = item.fields["binary"], None
-        if data is not None:
-            binary = Binary.from_json(data, item.parts["binary"], item.text("assembly"))
-        return Kernel(key, source, binary)
+        return None if item is None else kernel_from(key, item)
 
     # plans
 
@@ -168,12 +153,7 @@ class Cache:
                 kernel
             ):
                 return False
-        fields = {
-            "manifest": plan.manifest,
-            "kernels": {name: kernel.key for name, kernel in plan.kernels.items()},
-        }
-        parts = {"plan.py": plan.text.encode(), "report.json": json.dumps(plan.report).encode()}
-        return self.store.write("plans", plan.key, Item(fields, parts))
+        return self.store.write("plans", plan.key, plan_item(plan))
 
     def read_plan(self, key: str) -> StoredPlan | None:
         """The plan with all its kernels, or None if any part is missing or damaged."""
@@ -191,27 +171,17 @@ class Cache:
     def read_report(self, key: str) -> dict[str, Any]:
         """What explain shows of a plan; {} if it is not stored."""
         item = self.store.read("plans", key)
-        report: dict[str, Any] = json.loads(item.text("report.json")) if item else {}
-        return report
+        return report_from(item) if item else {}
 
     # records
 
     def write_record(self, function: str, record: Record) -> bool:
         """Store a record of a function. Its plan must have been stored before."""
-        fields = {
-            "guards": record.guards,
-            "outputs": record.outputs,
-            "plan": record.plan,
-            "summary": record.summary,
-        }
-        return self.store.write("records", f"{function}/{record.key}", Item(fields))
+        return self.store.write("records", f"{function}/{record.key}", record_item(record))
 
     def read_record(self, function: str, key: str) -> Record | None:
         item = self.store.read("records", f"{function}/{key}")
-        if item is None:
-            return None
-        fields = item.fields
-        return Record(key, fields["guards"], fields["outputs"], fields["plan"], fields["summary"])
+        return None if item is None else record_from(key, item)
 
     def records(self, function: str) -> Iterator[Record]:
         """Stored records of a function, those used last first."""
@@ -226,6 +196,66 @@ class Cache:
         self.store.touch("plans", record.plan)
         for key in kernels:
             self.store.touch("kernels", key)
+
+
+def plan_key(
+    text: str, manifest: dict[str, Any], kernels: dict[str, Kernel], target: str, numerics: str
+) -> str:
+    """The key of a plan: it covers the text, the kernels and the environment."""
+    keys = {name: kernel.key for name, kernel in kernels.items()}
+    return digest(environment(target, numerics), text, manifest, keys)
+
+
+def make_record(guards: dict[str, Any], outputs: Any, plan: str, summary: str) -> Record:
+    """A record under its key, which covers the guards, the outputs and the plan."""
+    key = digest(guards, {"outputs": outputs}, plan)
+    return Record(key, guards, outputs, plan, summary)
+
+
+def kernel_item(kernel: Kernel) -> Item:
+    """A kernel as the content of a file."""
+    source = kernel.source.to_json()
+    parts = {"kernel.py": source.pop("text").encode()}
+    binary = None
+    if kernel.binary is not None:
+        binary = kernel.binary.to_json()
+        parts["binary"] = kernel.binary.code
+        parts["assembly"] = kernel.binary.assembly.encode()
+    return Item({"source": source, "binary": binary}, parts)
+
+
+def kernel_from(key: str, item: Item) -> Kernel:
+    """The kernel that `kernel_item` described."""
+    source = KernelSource.from_json({**item.fields["source"], "text": item.text("kernel.py")})
+    data, binary = item.fields["binary"], None
+    if data is not None:
+        binary = Binary.from_json(data, item.parts["binary"], item.text("assembly"))
+    return Kernel(key, source, binary)
+
+
+def plan_item(plan: StoredPlan) -> Item:
+    """A plan as the content of a file, its kernels by key."""
+    keys = {name: kernel.key for name, kernel in plan.kernels.items()}
+    parts = {"plan.py": plan.text.encode(), "report.json": json.dumps(plan.report).encode()}
+    return Item({"manifest": plan.manifest, "kernels": keys}, parts)
+
+
+def report_from(item: Item) -> dict[str, Any]:
+    """The report in a plan's file."""
+    report: dict[str, Any] = json.loads(item.text("report.json"))
+    return report
+
+
+def record_item(record: Record) -> Item:
+    """A record as the content of a file."""
+    fields = ("guards", "outputs", "plan", "summary")
+    return Item({name: getattr(record, name) for name in fields})
+
+
+def record_from(key: str, item: Item) -> Record:
+    """The record that `record_item` described."""
+    fields = item.fields
+    return Record(key, fields["guards"], fields["outputs"], fields["plan"], fields["summary"])
 
 
 _caches: dict[str, Cache] = {}

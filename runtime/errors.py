@@ -57,7 +57,7 @@ class RanEagerly(TracejitError, RuntimeError):
 
 
 class CompilerError(TracejitError, RuntimeError):
-    """Under strict: a stage of the compiler raised. The original exception is `__cause__`."""
+    """Under strict or in build: a stage of the compiler raised. Its exception is `__cause__`."""
 
     template = "compiling {name} failed in stage {stage!r}: {cause}"
 
@@ -86,6 +86,12 @@ class AmbiguousKey(TracejitError, KeyError):
         return str(self.args[0])
 
 
+class NotBuilt(TracejitError, RuntimeError):
+    """tracejit.build was given a call that runs eagerly, or is guarded in its process only."""
+
+    template = "{name} cannot be built for {target}: {reason}"
+
+
 class BadBundle(TracejitError, ValueError):
     """A file given to tracejit.load is not a bundle that this version can use."""
 
@@ -99,6 +105,10 @@ class TracejitWarning(UserWarning):
 class CompilerWarning(TracejitWarning):
     """A stage of the compiler raised; the function keeps running eagerly. Shown once per function
     and stage."""
+
+
+class BuildWarning(TracejitWarning):
+    """Code that tracejit.build recorded on the CPU for a GPU asks on which device it runs."""
 
 
 class CacheWarning(TracejitWarning):

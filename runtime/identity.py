@@ -19,10 +19,18 @@ def function_key(function: Callable[..., Any], target: str, numerics: str) -> st
 
     Two functions may share one: the guards of a record say which of them it fits.
     """
+    return named_key(describe(function), first_code(function), target, numerics)
+
+
+def named_key(name: str, code: str, target: str, numerics: str) -> str:
+    """`function_key` of the function that `describe` names so, with this `first_code`."""
+    return digest(environment(target, numerics), name, code)
+
+
+def first_code(function: Callable[..., Any]) -> str:
+    """The digest of the code that a call runs first; "" if it is not Python."""
     code = code_of(function)
-    return digest(
-        environment(target, numerics), describe(function), code_digest(code) if code else ""
-    )
+    return code_digest(code) if code else ""
 
 
 def describe(function: Callable[..., Any]) -> str:

@@ -147,7 +147,8 @@ def _on_device(run: Run) -> Run:
 
 
 def _keeping_random_state(run: Run, cuda: bool) -> Run:
-    """Put the generators back to where the call began if the plan is left after it drew."""
+    """Put the generators back to where the call began if the plan is left, or fails, after it drew:
+    the call then runs eagerly from its start."""
 
     def kept(inputs: Tensors) -> Tensors:
         cpu = torch.get_rng_state()
@@ -155,7 +156,7 @@ def _keeping_random_state(run: Run, cuda: bool) -> Run:
         states = {index: torch.cuda.get_rng_state(index) for index in devices}
         try:
             return run(inputs)
-        except Leave:
+        except Exception:
             torch.set_rng_state(cpu)
             for index, state in states.items():
                 torch.cuda.set_rng_state(state, index)

@@ -249,6 +249,20 @@ def is_composite(op: Any) -> bool:
     return bool(found)
 
 
+@functools.cache
+def composite_kernel(op: Any) -> Callable[..., Any] | None:
+    """`OpOverload._op_dk` with "CompositeImplicitAutograd" (torch 1.12 … 2.13): the kernel that
+    makes an op out of calls of others; None for an op that is none, or that a device implements.
+
+    `OpOverload.decompose` is not that: it prefers Python decompositions, whose results may be
+    copies. Without it: in inference mode an op that gives back its argument could not be recorded.
+    """
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not is_composite(op) or has_kernel(op.name(), "CPU") or has_kernel(op.name(), "CUDA"):
+        return None
+    return functools.partial(op._op_dk, torch._C.DispatchKey.CompositeImplicitAutograd)
+
+
 def triton_pipeline(
     function: Any, signature: dict[str, str], constants: dict[str, Any], attributes: dict[Any, Any],
     target: tuple[str, Any, int], options: dict[str, Any],

@@ -75,7 +75,7 @@ def decode(kind: str, data: bytes) -> Item:
     header, _, body = data.partition(b"\n")
     words = header.split(b" ")
     if len(words) != 4 or words[0] != b"tracejit":
-        raise ValueError("it is not a file of tracejit's cache, or its beginning is lost")
+        raise ValueError("it is not a file that tracejit wrote, or its beginning is lost")
     if words[1] != str(FORMAT).encode():
         raise ValueError(
             f"it has format {words[1].decode(errors='replace')}, this version reads {FORMAT}"
@@ -178,7 +178,7 @@ class Store:
         try:
             for folder in reversed(path.relative_to(self.directory).parents[:-1]):
                 (self.directory / folder).mkdir(mode=0o700, exist_ok=True)
-            _write_atomically(path, encode(kind, item))
+            write_atomically(path, encode(kind, item))
         except OSError as problem:
             self._writable = False
             text = f"the cache at {self.directory} cannot be written ({problem.strerror})"
@@ -261,7 +261,7 @@ def _files(root: Path, prefix: str) -> Iterator[tuple[Path, str]]:
             yield Path(entry.path), key
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Temporary file in the same directory, synced, then renamed over the name."""
     handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
     try:

@@ -53,7 +53,7 @@ def _reference(device: str) -> Choice:
 
 def _triton(device: str) -> Choice:
     if device == "cuda":
-        return Choice(_gpu_target(torch.cuda.current_device()))
+        return Choice(gpu_target())
     if config.target:
         return Choice(config.target, offline=True)
     return _none(
@@ -82,8 +82,13 @@ BACKENDS: Mapping[str, Callable[[str], Choice]] = {
 }
 
 
+def gpu_target() -> str:
+    """The target of the current GPU."""
+    return _target_of(torch.cuda.current_device())
+
+
 @functools.cache
-def _gpu_target(index: int) -> str:
+def _target_of(index: int) -> str:
     """The target of the GPU with this index: its compute capability, or its gfx name without
     features."""
     if torch.version.hip:

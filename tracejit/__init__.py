@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from tracejit.api import compile
 from tracejit.runtime.cache import VERSION as __version__
+from tracejit.runtime.errors import TracejitError
 
 if TYPE_CHECKING:
+    from tracejit.ahead import build
     from tracejit.report import explain, last_traces
+    from tracejit.runtime.bundle import load
 
-__all__ = ["__version__", "compile", "explain", "last_traces"]
+__all__ = ["TracejitError", "__version__", "build", "compile", "explain", "last_traces", "load"]
 
 # Loaded when first asked for (PEP 562).
-_LATER = {"explain": "tracejit.report", "last_traces": "tracejit.report"}
+_LATER = {
+    "build": "tracejit.ahead",
+    "explain": "tracejit.report",
+    "last_traces": "tracejit.report",
+    "load": "tracejit.runtime.bundle",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
 from tracejit.ir.graph import Graph, Value, map_values
+from tracejit.ir.split import split_reductions
 from tracejit.runtime.kernel import Binary, KernelSource
 
 Known = Callable[[KernelSource], "Binary | None"]
@@ -73,7 +74,7 @@ class Pipeline:
         with self.stage("recorded") as show:
             graph = retarget(graph, self.target)
             show(graph)
-        for name, work in passes.default_passes():
+        for name, work in self.passes():
             with self.stage(name) as show:
                 graph = passes.run(graph, [(name, work)])
                 show(graph)
@@ -93,6 +94,11 @@ class Pipeline:
         scalar.clear()
         kernels = {name: replace(source, lighter=()) for name, source in kernels.items()}
         return Built(program, text, manifest, kernels, binaries)
+
+    def passes(self) -> list[tuple[str, passes.Pass]]:
+        """The graph passes for the target, in order."""
+        on_gpu = [("split reductions", split_reductions)] if ":" in self.target else []
+        return [*passes.default_passes(), *on_gpu]
 
     def generate(self, program: Program) -> dict[str, KernelSource]:
         """The source of each different nest, by name."""
@@ -134,7 +140,8 @@ def retarget(graph: Graph, target: str) -> Graph:
     """The graph for a GPU although recorded on the CPU: devices among values and arguments
     change."""
     device = "cuda" if ":" in target else "cpu"
-    if device == "cpu" or all(v.device != "cpu" for v in graph.inputs):
+    values = [*graph.inputs, *(v for n in graph.nodes for v in n.outputs)]
+    if device == "cpu" or any(v.device != "cpu" for v in values):
         return graph
     moved: dict[Value, Value] = {}
     new = Graph()

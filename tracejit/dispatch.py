@@ -95,6 +95,7 @@ class Dispatcher:
         self.options = options
         self.entries: tuple[Entry, ...] = ()
         self.refused: dict[Any, Reason] = {}  # signature of a call -> why it was not captured
+        self.once: set[Any] = set()  # signatures of calls that had side effects once
         self.reasons: list[Reason] = []  # fallbacks so far, each once
         self.traces: list[Any] = []  # the program after each stage of the last compilation
         self.missed: Failure | None = None  # the guard that failed when it was last recorded again
@@ -137,6 +138,16 @@ class Dispatcher:
         text = f"the compiled {self.name} raised {reason.text}; it runs eagerly from now on"
         log.warn_once(text, CompilerWarning, f"{self.name} run")
         return result
+
+    def is_lasting(self, reason: Reason, signature: Any) -> bool:
+        """Whether the next call of this kind is bound to be refused too, so that it need not be
+        recorded."""
+        if reason.kind == "hook":  # it may be made without the profiler
+            return False
+        if reason.kind != "side-effect" or signature in self.once or len(self.once) > MOST_REASONS:
+            return True
+        self.once.add(signature)  # it may have filled a cache: lazy modules, cached properties
+        return False
 
     def wait_eagerly(self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run eagerly a call whose entry has no plan to run, now or ever."""

@@ -18,13 +18,12 @@ from tracejit.fuse.program import Decision, RunExtern, RunKernel
 from tracejit.ir.graph import Graph
 from tracejit.runtime import cache, log
 from tracejit.runtime.bind import Bound, bind
-from tracejit.runtime.cache import Kernel, Record, StoredPlan
+from tracejit.runtime.cache import Kernel, StoredPlan
 from tracejit.runtime.errors import CompilerWarning, RanEagerly
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import function_key
 from tracejit.runtime.kernel import Binary, KernelSource
 from tracejit.runtime.reasons import Reason
-from tracejit.runtime.store import digest
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import worker
 from tracejit.trace.observe import Observer
@@ -53,7 +52,8 @@ def record(
         guards = refused or Reason("op", "nothing was recorded")
     seconds = {"record": time.perf_counter() - start}
     if isinstance(guards, Reason):
-        dispatcher.refused[signature] = guards
+        if dispatcher.is_lasting(guards, signature):
+            dispatcher.refused[signature] = guards
         dispatcher.note(guards)
         if dispatcher.strict:
             raise RanEagerly(name=dispatcher.name, reason=guards)
@@ -88,17 +88,9 @@ def complete(
     stages = compiler.Pipeline(
         choice.target, dispatcher.options.numerics, title(dispatcher, choice)
     )
-    stages.known = functools.partial(known_binary, store, dispatcher.options.numerics)
     dispatcher.traces = stages.history
     try:
-        assert recording.graph is not None
-        graph = recording.graph
-        compiler.names_from(graph, guards.inputs)
-        ops = captured(graph)
-        built = stages.build(graph)
-        show_decisions(built.program.decisions)
-        stored = stored_plan(built, dispatcher.options.numerics, choice)
-        stored.report.update(report(built, ops, stages))
+        stored = compiled(stages, recording, guards)
         entry.seconds["compile"] = time.perf_counter() - start
         bound = keep(dispatcher, entry, store, stored, recording, guards, choice)
         entry.become(bound, choice.offline)
@@ -113,6 +105,21 @@ def complete(
         f"{dispatcher.name}: compiled for {choice.target}: {len(stored.kernels)} kernels, "
         f"{milliseconds(entry, 'compile')}, stored and loaded {milliseconds(entry, 'total')}",
     )
+
+
+def compiled(stages: compiler.Pipeline, recording: Recording, guards: GuardSet) -> StoredPlan:
+    """Run the stages on a recording. Raises what they raise; `stages.history` keeps how far they
+    came."""
+    graph, numerics = recording.graph, stages.numerics
+    assert graph is not None
+    stages.known = functools.partial(known_binary, cache.shared(), numerics)
+    compiler.names_from(graph, guards.inputs)
+    ops = captured(graph)
+    built = stages.build(graph)
+    show_decisions(built.program.decisions)
+    stored = stored_plan(built, numerics, stages.target)
+    stored.report.update(report(built, ops, stages))
+    return stored
 
 
 TEXTS = ("kernels", "plan")  # stages that make source, shown one level later than the passes
@@ -151,8 +158,7 @@ def keep(
 ) -> Bound:
     """Store plan and record, if the guards mean something to another process, and load the plan."""
     data = {} if guards.process_local else guards.to_json()
-    key = digest(data, {"outputs": recording.outputs}, stored.key)
-    written = Record(key, data, recording.outputs, stored.key, dispatcher.name)
+    written = cache.make_record(data, recording.outputs, stored.key, dispatcher.name)
     if data and store.write_plan(stored):
         function = function_key(dispatcher.function, choice.target, dispatcher.options.numerics)
         store.write_record(function, written)
@@ -182,14 +188,13 @@ def known_binary(store: cache.Cache, numerics: str, source: KernelSource) -> Bin
     return kernel.binary if kernel is not None else None
 
 
-def stored_plan(built: compiler.Built, numerics: str, choice: Choice) -> StoredPlan:
-    """What `built` is on disk; its key covers the text, the kernels and the environment."""
+def stored_plan(built: compiler.Built, numerics: str, target: str) -> StoredPlan:
+    """What `built` is on disk."""
     kernels = {
         name: Kernel(cache.Cache.kernel_key(source, numerics), source, built.binaries[name])
         for name, source in built.kernels.items()
     }
-    keys = {name: kernel.key for name, kernel in kernels.items()}
-    key = digest(cache.environment(choice.target, numerics), built.plan, built.manifest, keys)
+    key = cache.plan_key(built.plan, built.manifest, kernels, target, numerics)
     return StoredPlan(key, built.plan, built.manifest, kernels)
 
 

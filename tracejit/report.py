@@ -7,12 +7,14 @@ from typing import Any
 
 from tracejit.api import dispatcher_of
 from tracejit.dispatch import Dispatcher, Entry
-from tracejit.runtime import cache
+from tracejit.runtime import cache, sharing
 from tracejit.runtime.bind import Bound
 from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.worker import worker
+from tracejit.sentences import QUIET, sentences, state_words
 
 MOST_GUARDS = 30  # shown in full by str()
+MOST_NAMED = 4  # places or refusals with the same reason, shown by str()
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class EntryReport:
     manifest: dict[str, Any]
     plan_text: str = ""
     kernel_texts: dict[str, str] = field(default_factory=dict)
+    ambient: dict[str, Any] = field(default_factory=dict)  # torch's state, guarded as a whole
+    libraries: dict[str, str] = field(default_factory=dict)  # whose code ran, and their versions
+    sharing: str = ""  # which inputs share memory, if the program writes to some
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,12 @@ class Explanation:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 kernel`, `3 kernels`, `2 entries`."""
+    """`1 kernel`, `3 launches`, `2 entries`."""
     if count == 1:
         return f"1 {noun}"
-    return f"{count} {noun[:-1]}ies" if noun.endswith("ry") else f"{count} {noun}s"
+    if noun.endswith("ry"):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
 def _first_line(reason: Reason) -> str:
@@ -96,59 +103,86 @@ def _indent(lines: list[str]) -> list[str]:
 def _entry_lines(entry: EntryReport) -> list[str]:
     lines = []
     if entry.seconds:
-        lines.append(
-            ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in entry.seconds.items())
-        )
+        times = (f"{name} {value * 1e3:.1f} ms" for name, value in entry.seconds.items())
+        lines.append(", ".join(times))
     if entry.program:
-        lines += _program_lines(entry)
-    return lines + _guard_lines(entry.guards)
+        lines += _program_lines(entry.program, entry.manifest)
+    return lines + _guard_lines(entry)
 
 
-def _guard_lines(guards: list[dict[str, Any]]) -> list[str]:
-    """Guards on tensors and constants in full, up to a number; the rest counted by kind."""
-    told = [g for g in guards if g["check"] in ("tensor", "const")][:MOST_GUARDS]
-    rest: dict[str, int] = {}
-    for guard in guards:
-        rest[guard["check"]] = rest.get(guard["check"], 0) + 1
-    for guard in told:
-        rest[guard["check"]] -= 1
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(rest.items()) if count)
-    lines = [f"guards ({len(guards)}):", *(f"  {guard['text']}" for guard in told)]
-    return lines + ([f"  and in to_json(): {counts}"] if counts else [])
+def _guard_lines(entry: EntryReport) -> list[str]:
+    """The telling guards as sentences, up to a number; the rest counted by kind."""
+    if not entry.guards:
+        return []
+    telling = [g for g in entry.guards if g["check"] not in QUIET]
+    lines = [f"guards ({len(entry.guards)}):"]
+    lines += _indent([g["text"] for g in telling[:MOST_GUARDS]])
+    more = (
+        [f"more of these kinds ({len(telling) - MOST_GUARDS})"]
+        if len(telling) > MOST_GUARDS
+        else []
+    )
+    kinds = [g["check"] for g in entry.guards]
+    more += [f"{words} ({kinds.count(kind)})" for kind, words in QUIET.items() if kind in kinds]
+    if more:
+        lines.append(f"  and, listed in to_json(): {', '.join(more)}")
+    if entry.sharing:
+        lines.append(f"  inputs that share memory: {entry.sharing}")
+    versions = ", ".join(f"{name} {version}".strip() for name, version in entry.libraries.items())
+    lines.append(f"  torch's state: {state_words(entry.ambient)}")
+    return lines + ([f"  versions: {versions}"] if versions else [])
 
 
-def guard_text(path: str, check: str, expected: Any) -> str:
-    """One guard in words: `x is float32[8, 32], strides [32, 1], on cpu`."""
-    if check == "tensor" and isinstance(expected, dict):
-        grad = ", requires grad" if expected.get("requires_grad") else ""
-        return (
-            f"{path} is {expected['dtype']}{expected['sizes']}, strides {expected['strides']}, "
-            f"on {expected['device']}{grad}"
-        )
-    return f"{path} {check}" + ("" if expected is None else f" {expected}")
-
-
-def _program_lines(entry: EntryReport) -> list[str]:
-    program, manifest = entry.program, entry.manifest
+def _program_lines(program: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
     total = sum(program["ops"].values())
     often = sorted(program["ops"].items(), key=lambda item: (-item[1], item[0]))
+    moved = manifest["bytes"]
     lines = [
         f"captured {plural(total, 'operation')}: " + ", ".join(f"{op} x{n}" for op, n in often),
         f"{plural(len(program['kernels']), 'kernel')}, {plural(manifest['launches'], 'launch')}, "
-        f"{plural(manifest['calls'], 'library call')}; bytes read {manifest['bytes']['read']}, "
-        f"written {manifest['bytes']['written']}, buffers at most {manifest['bytes']['peak']}",
+        f"{plural(manifest['calls'], 'library call')}; bytes read {moved['read']}, "
+        f"written {moved['written']}, buffers at most {moved['peak']}",
     ]
     for kernel in program["kernels"]:
-        again = f" x{kernel['launches']}" if kernel["launches"] > 1 else ""
-        lines.append(f"  {kernel['name']}{again}: {kernel['strategy']}".rstrip(": "))
-        lines += [f"    {line}" for line in kernel["lines"]]
-    for op, line in program["externs"]:
-        lines.append(f"  {op} (library){'  ' + line if line else ''}")
-    refused = [d for d in program["decisions"] if not d["fused"]]
+        lines += _indent(_kernel_lines(kernel))
+    for op, places in _grouped(program["externs"]).items():
+        lines.append(f"  {op}{_times(len(places))} (library): {_some(places)}")
+    refused = [[d["reason"], d["what"]] for d in program["decisions"] if not d["fused"]]
     if refused:
         lines.append("not fused:")
-        lines += [f"  {d['what']}: {d['reason']}" for d in refused]
+    for reason, whats in _grouped(refused).items():
+        lines.append(f"  {reason}{_times(len(whats))}: {_some(whats)}")
     return lines
+
+
+def _kernel_lines(kernel: dict[str, Any]) -> list[str]:
+    """What a kernel is, what it costs, and the user's lines in it."""
+    facts = [f"reads {kernel['reads']} bytes", f"writes {kernel['writes']}"]
+    if "registers" in kernel:
+        spills = f"{kernel['spills']} spilled" if kernel["spills"] else "none spilled"
+        facts.append(f"{kernel['registers']} registers, {spills}")
+    name = kernel["name"] + _times(kernel["launches"])
+    about = "; ".join(part for part in (kernel["strategy"], ", ".join(facts)) if part)
+    return [f"{name}: {about}", *_indent(list(dict.fromkeys(kernel["lines"])))]
+
+
+def _grouped(pairs: list[list[str]]) -> dict[str, list[str]]:
+    """Seconds by first, in order of appearance."""
+    found: dict[str, list[str]] = {}
+    for first, second in pairs:
+        found.setdefault(first, []).append(second)
+    return found
+
+
+def _times(count: int) -> str:
+    return f" x{count}" if count > 1 else ""
+
+
+def _some(words: list[str]) -> str:
+    """The first few different ones."""
+    different = [word for word in dict.fromkeys(words) if word]
+    more = len(different) - MOST_NAMED
+    return "; ".join(different[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def explain(function: Any, /, *args: Any, **kwargs: Any) -> Explanation:
@@ -176,9 +210,10 @@ def _entry_report(entry: Entry) -> EntryReport:
     bound = entry.bound
     if bound is None:
         return EntryReport(entry.source, str(entry.reason), "", "", dict(entry.seconds), {}, [], {})
+    found = bound.guards
     guards = [
-        asdict(guard) | {"text": guard_text(guard.path, guard.check, guard.expected)}
-        for guard in bound.guards.guards
+        asdict(guard) | {"text": text}
+        for guard, text in zip(found.guards, sentences(found), strict=True)
     ]
     return EntryReport(
         entry.source,
@@ -191,6 +226,9 @@ def _entry_report(entry: Entry) -> EntryReport:
         bound.plan.manifest,
         bound.plan.text,
         {name: kernel.source.text for name, kernel in bound.kernels.items()},
+        dict(found.state),
+        dict(found.packages),
+        "" if found.groups is None else sharing.words(found.groups, found.inputs),
     )
 
 

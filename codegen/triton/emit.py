@@ -101,12 +101,18 @@ class Emitter:
         dims = self._dims(store.index)
         masks = self.space.masks(dims)
         where = self.space.pointer(store.buffer, store.index)
+        wanted = dims
+        for part in (store.value, store.mask) if store.mask is not None else ():
+            rows, columns = self.space.dims(part.axes())[0], self.varies(part)
+            wanted = (wanted[0] or rows, wanted[1] or columns)
+        if dims != wanted:  # a mask picks the one place of many that is stored
+            where += f" + tl.full({self.space.shape_of(wanted)}, 0, tl.int32)"
         value = self.operand(store.value, Rule("{0}"), 0)
         if store.mask is not None:
             need = AND + 1 if masks else ANY
             masks = [*masks, self.operand(store.mask, Rule("", needs=(need,)), 0)]
         mask = f", mask={' & '.join(masks)}" if masks else ""
-        self._block(dims[1]).append(f"tl.store({where}, {value}{mask})")
+        self._block(wanted[1]).append(f"tl.store({where}, {value}{mask})")
 
     def end_loop(self) -> None:
         """Forget what was computed for one chunk."""

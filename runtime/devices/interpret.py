@@ -130,6 +130,12 @@ def rounding_semantic() -> Any:
         def create_maxnumf(self, lhs: Any, rhs: Any) -> Any:
             return self.binary_op(lhs, rhs, np.fmax)
 
+        def create_splat(self, ret_ty: Any, arg: Any) -> Any:
+            data = arg.data.reshape(-1)[0]  # a scalar comparison's handle has its operands' dtype
+            return interpreter.TensorHandle(
+                np.full(ret_ty.shape, data, arg.data.dtype), arg.dtype.scalar
+            )
+
         def get_all_ones_value(self, type: Any) -> Any:
             zero = self.get_null_value(type).data  # in triton 3.6 unsigned integers overflow here
             return interpreter.TensorHandle(~zero, type.scalar)

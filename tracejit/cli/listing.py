@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -62,7 +63,23 @@ def entry(cache: Cache, beginning: str) -> dict[str, Any]:
     item = cache.store.read(kind, key)
     if item is None:
         raise NoSuchKey(key=beginning, directory=cache.store.directory)
-    return _described(kind, key.rpartition("/")[2], item)
+    key = key.rpartition("/")[2]
+    return _described(kind, key, item) | {"used_by": used_by(cache, kind, key)}
+
+
+def used_by(cache: Cache, kind: str, key: str) -> list[dict[str, str]]:
+    """What leads to the entry: the plans of a kernel, the records of a plan."""
+    above = {"kernels": "plans", "plans": "records"}.get(kind)
+    found = []
+    for name in cache.store.keys(above) if above is not None else ():
+        item = cache.store.read(above or "", name)
+        if item is None:
+            continue
+        leads = item.fields["kernels"].values() if kind == "kernels" else [item.fields["plan"]]
+        if key in leads:
+            user = {"kind": above or "", "key": name.rpartition("/")[2]}
+            found.append(user | {"what": _summary(above or "", item)})
+    return found
 
 
 def _described(kind: str, key: str, item: Item) -> dict[str, Any]:
@@ -78,12 +95,54 @@ def _described(kind: str, key: str, item: Item) -> dict[str, Any]:
     if "report.json" in item.parts:
         report = json.loads(item.text("report.json"))
         fields["captured"] = report.get("ops", {})
-    return {"kind": kind, "key": key, "fields": fields, "guards": guards, "texts": texts}
+    about = _ABOUT[kind](item)
+    return {
+        "kind": kind,
+        "key": key,
+        "about": about,
+        "fields": fields,
+        "guards": guards,
+        "texts": texts,
+    }
+
+
+def about_kernel(item: Item) -> list[str]:
+    """A kernel's launch, traffic and machine code, a line each."""
+    source, binary = item.fields["source"], item.fields["binary"]
+    tiles = ", ".join(f"{name} = {value}" for name, value in source["constants"].items())
+    lines = [
+        f"{source['name']} for {source['target']}: {source['strategy']}".rstrip(": "),
+        f"{source['grid']} programs, {source['num_warps']} warps each, {source['num_stages']} "
+        f"stages{'; ' + tiles if tiles else ''}",
+        f"reads {source['reads']} bytes, writes {source['writes']} bytes in a launch",
+        "parameters: " + ", ".join(f"{name} {kind}" for name, kind in source["params"]),
+    ]
+    if binary is None:
+        return [*lines, "no machine code: runs from its source"]
+    return [
+        *lines,
+        f"machine code: {len(item.parts['binary'])} bytes of {binary['kind']}, "
+        f"{binary['registers']} registers, {binary['spills']} spilled, {binary['shared']} bytes of "
+        f"shared memory, compiled in {binary['seconds'] * 1e3:.0f} ms",
+    ]
+
+
+def about_plan(item: Item) -> list[str]:
+    """A plan's first line, and its kernels by key."""
+    kernels = item.fields["kernels"].items()
+    return [_summary("plans", item), *(f"kernel {key[:12]} {name}" for name, key in kernels)]
+
+
+_ABOUT: dict[str, Callable[[Item], list[str]]] = {
+    "kernels": about_kernel,
+    "plans": about_plan,
+    "records": lambda item: [_summary("records", item)],
+}
 
 
 def guard_lines(data: dict[str, Any]) -> list[str]:
     """Stored guards in words."""
-    from tracejit.report import guard_text
     from tracejit.runtime.guards import GuardSet
+    from tracejit.sentences import sentences
 
-    return [guard_text(g.path, g.check, g.expected) for g in GuardSet.from_json(data).guards]
+    return sentences(GuardSet.from_json(data))

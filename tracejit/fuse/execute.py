@@ -21,11 +21,7 @@ from tracejit.fuse.program import (
 )
 from tracejit.fuse.reference import run as run_nest
 from tracejit.ir.dtypes import TORCH
-from tracejit.ir.execute import call
-
-
-class Left(Exception):
-    """A number or index computed on the way is not what the program was recorded for."""
+from tracejit.ir.execute import Left, call, values_of
 
 
 def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -67,12 +63,7 @@ def allocate(slot: Slot) -> torch.Tensor:
 def _extern(step: RunExtern, env: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     args = _filled(step.args, env)
     kwargs = {k: _filled(v, env) for k, v in step.kwargs.items()}
-    results = call(step.op, args, kwargs)
-    tensors = (
-        [results]
-        if isinstance(results, torch.Tensor)
-        else [r for r in results if isinstance(r, torch.Tensor)]
-    )
+    tensors = [t for t in values_of(call(step.op, args, kwargs)) if t is not None]
     return {s.name: t for s, t in zip(step.outs, tensors, strict=True)}
 
 

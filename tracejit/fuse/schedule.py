@@ -23,6 +23,7 @@ from tracejit.fuse.lower import (
     build,
     kind_of,
     reduced_dims,
+    view_base,
 )
 from tracejit.fuse.partition import LAUNCH_BYTES, Partition, partition
 from tracejit.fuse.program import Decision
@@ -50,7 +51,10 @@ class Group:
 
     @property
     def reads(self) -> Iterable[Value]:
-        return self.body.loads
+        """What must be in memory before: what is loaded, and indices that are checked first."""
+        if not self.body.checks:
+            return self.body.loads
+        return dict.fromkeys([*self.body.loads, *(view_base(v) for v, *_ in self.body.checks)])
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ from tracejit.runtime import externs
 
 
 class Left(Exception):
-    """A number computed on the way is not the one that the graph was recorded with."""
+    """A number or index computed on the way is not what the graph or program was recorded with."""
 
 
 class Disagrees(Exception):

@@ -22,7 +22,7 @@ from tracejit.ops.table import Kind, kind_of
 from tracejit.runtime.private import core_decompositions, is_composite
 
 # Library calls whatever torch can expand them to: products, convolutions, pooling, attention,
-# recurrent layers, sorting, transforms, solvers.
+# recurrent layers, sorting, transforms, solvers; logspace, which eager computes in halves.
 NEVER = re.compile(
     r"""aten\._?(
         (sparse_)?(mm|mv|bmm|addmm|addmv|baddbmm|addbmm|addr|dot|vdot|matmul|linear)
@@ -34,7 +34,7 @@ NEVER = re.compile(
       | (sort|argsort|topk|kthvalue|median|nanmedian|mode|unique\w*|msort|histc\w*|bincount)
       | (fft\w*|stft|istft|linalg\w*|cholesky\w*|lu\w*|qr|svd|triangular_solve|ormqr|geqrf)
       | (pdist\w*|cdist\w*|euclidean_dist|embedding_bag\w*|ctc_loss\w*|weight_norm\w*)
-      | (empty|new_empty)\w*
+      | (empty|new_empty|logspace)\w*
     )(\.\w+)?""",
     re.VERBOSE,
 )

@@ -10,7 +10,7 @@ from tracejit.ir.dtypes import TORCH
 from tracejit.ir.execute import OWN, function
 from tracejit.ir.graph import Arg, Graph, Node, Value
 from tracejit.ir.rewrite import describe, metas_of
-from tracejit.ops.table import OPS
+from tracejit.ops.table import OPS, DataDependent
 
 # What an argument of an op may be, besides Values, symbolic sizes, and tuples of those.
 PLAIN = (
@@ -125,6 +125,8 @@ def _check_results(node: Node, place: str) -> None:
         return
     try:
         expected = metas_of(row.shape(*node.args, **node.kwargs))
+    except DataDependent:
+        return
     except Exception as error:
         raise VerifyError(f"{place}: its shape rule fails: {error!r}") from error
     found = tuple((v.dtype, v.sizes) for v in node.outputs)

@@ -120,3 +120,12 @@ def nll_applies(x: Value, target: Value, *_: Any) -> bool:
 
 
 composed("nll_loss_forward", nll_shape, nll_loss, nll_applies)
+
+
+def soft_margin_loss(b: Builder, x: Value, y: Value, reduction: int = MEAN) -> Value:
+    """`log(1 + exp(-x y))`, each step rounded, as eager does."""
+    power = apply(b, "exp", multiply(b, apply(b, "neg", x), y))
+    return reduce_loss(b, apply(b, "log1p", power), reduction)
+
+
+composed("soft_margin_loss", loss_shape, soft_margin_loss, float_pair)

@@ -48,9 +48,13 @@ class Effects:
     def watch(self, value: Any, node: int, reads: Reads, code: CodeType) -> None:
         """Attributes of a reached object that `code` stores to."""
         for name in reads.stores:
-            self.add(node, name, partial(_held, value, name), code, id(value))
+            self.watch_name(value, node, name, code)
         if reads.computed_store:
             self.watch_whole(value, node, code)
+
+    def watch_name(self, value: Any, node: int, name: str, code: CodeType) -> None:
+        """One attribute of a reached object."""
+        self.add(node, name, partial(_held, value, name), code, id(value))
 
     def watch_whole(self, value: Any, node: int, code: CodeType) -> None:
         """All attributes of a reached object, whose names `code` computes."""

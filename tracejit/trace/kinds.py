@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import datetime
 import functools
 import gc
 import io
+import numbers
 import types
 from types import FunctionType
 from typing import Any
@@ -36,6 +39,10 @@ ITERATORS: tuple[type, ...] = (
     enumerate,
     filter,
 )
+# Objects whose content is neither an attribute nor an item. Those of exactly these types that are
+# immutable are constants; what remains are subclasses and buffers.
+VALUES: tuple[type, ...] = (numbers.Number, str, bytes, bytearray, memoryview, array.array)
+VALUES += (datetime.date, datetime.time, datetime.timedelta)
 # What classes and modules hold as code.
 ROUTINES: tuple[type, ...] = (
     FunctionType,
@@ -59,15 +66,57 @@ def is_descriptor(value: Any) -> bool:
     return static(type(value), "__get__") is not MISSING
 
 
+def content_unseen(value: Any) -> str:
+    """What of an object no guard describes: "position" of an iterator in C, "value" of a number's
+    or string's subclass; empty if all of it can be seen.
+    """
+    step = static(type(value), "__next__")
+    if isinstance(value, ITERATORS) or not (step is MISSING or isinstance(step, FunctionType)):
+        return "position"
+    return "value" if isinstance(value, VALUES) else ""
+
+
+def is_bound_in_c(value: Any) -> bool:
+    """Whether it is a C method of some object (`x.add`, `xs.append`), not of a module or class."""
+    if not isinstance(value, types.BuiltinFunctionType):
+        return False
+    owner = value.__self__
+    binding = type(owner).__module__ == "pybind11_builtins" or type(owner).__name__ == "PyCapsule"
+    return not (owner is None or binding or isinstance(owner, (types.ModuleType, type)))
+
+
+def has_fallback(kind: type) -> bool:
+    """Whether a user's `__getattr__` answers for attributes that are absent."""
+    found = static(kind, "__getattr__")
+    return isinstance(found, FunctionType) and is_user_code(found)
+
+
+def is_borrowed(kind: type, name: str, value: Any) -> bool:
+    """Whether a user's class holds a routine that is guarded where it is read: when it runs, no
+    frame of its own tells where it was found.
+    """
+    if isinstance(value, (staticmethod, classmethod)):
+        pass
+    elif isinstance(value, FunctionType):
+        if is_user_code(value):
+            return False
+    elif not isinstance(value, types.BuiltinFunctionType):
+        return False
+    return is_user_code(next(base for base in kind.__mro__ if name in base.__dict__))
+
+
 def class_names(kind: type, plan: Plan, computed: bool) -> tuple[str, ...]:
-    """Names that a plan's code loads and that `kind` holds as data or slots, not as methods."""
+    """Names that a plan's code loads and that `kind` holds as data, slots or cached properties, not
+    as methods.
+    """
     names: set[str] = set(plan.loads)
     if computed:
         names.update(name for base in kind.__mro__ for name in base.__dict__ if is_user_code(base))
     found: list[str] = []
     for name in sorted(names):
         value = static(kind, name)
-        if isinstance(value, types.MemberDescriptorType):
+        kept = isinstance(value, (types.MemberDescriptorType, functools.cached_property))
+        if kept or is_borrowed(kind, name, value):
             found.append(name)
         elif value is MISSING or name.startswith("__") or isinstance(value, ROUTINES):
             continue

@@ -63,7 +63,10 @@ class Observer:
         self.state = state.capture()
         self.young: set[int] = set()
         self.previous: Any = None
-        self.roots(args, kwargs)
+        try:
+            self.roots(args, kwargs)
+        except Exception as error:
+            self.failed(error)
 
     def roots(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Nodes for the function and its arguments."""
@@ -118,6 +121,10 @@ class Observer:
         if self.reason is None:
             self.reason = Reason(kind, text, _place(frame))
 
+    def failed(self, error: Exception) -> None:
+        """Something was reached that cannot even be looked at, as a parameter without sizes."""
+        self.refuse("unguardable", f"observing it failed: {type(error).__name__}: {error}")
+
     def suspend(self) -> None:
         """What runs from here to `resume` is none of the call's own."""
         sys.setprofile(None)
@@ -133,27 +140,34 @@ class Observer:
             self.previous(frame, event, arg)
         if event == "c_return" or self.reason is not None:
             return
-        if self.muted is not None:
-            if event == "return" and frame is self.muted:
-                self.muted = None
-        elif event == "call":
-            plan = plan_of(frame.f_code)
-            if plan.treatment == SCAN:
-                self.enter(plan, frame)
-            elif plan.treatment != SKIP:
-                self.special(plan, frame)
-        elif event == "return":
-            if arg is not None and type(arg) not in LEAVES and not isinstance(arg, torch.Tensor):
-                self.returned(frame, arg)
-        elif event == "c_call":
-            key = purity.key_of(arg)
-            verdict = _verdicts.get(key, MISSING)
-            if verdict is MISSING:
-                verdict = _verdicts[key] = purity.judge(arg)
-            if verdict is not None:
-                self.refuse("impure", f"calls {verdict}", frame)
-            elif key[0] is contextvars.ContextVar:
-                self.context(arg.__self__, arg.__name__, frame)
+        try:
+            if self.muted is not None:
+                if event == "return" and frame is self.muted:
+                    self.muted = None
+            elif event == "call":
+                plan = plan_of(frame.f_code)
+                if plan.treatment == SCAN:
+                    self.enter(plan, frame)
+                elif plan.treatment != SKIP:
+                    self.special(plan, frame)
+            elif event == "return":
+                if (
+                    arg is not None
+                    and type(arg) not in LEAVES
+                    and not isinstance(arg, torch.Tensor)
+                ):
+                    self.returned(frame, arg)
+            elif event == "c_call":
+                key = purity.key_of(arg)
+                verdict = _verdicts.get(key, MISSING)
+                if verdict is MISSING:
+                    verdict = _verdicts[key] = purity.judge(arg)
+                if verdict is not None:
+                    self.refuse("impure", f"calls {verdict}", frame)
+                elif key[0] is contextvars.ContextVar:
+                    self.context(arg.__self__, arg.__name__, frame)
+        except Exception as error:  # ours: it must not end the user's call
+            self.failed(error)
 
     def special(self, plan: Plan, frame: FrameType) -> None:
         """A frame starts of a function that is looked at as a whole."""
@@ -322,6 +336,10 @@ class Observer:
             if self.reason is not None:
                 return self.reason
             return Conclusion(self).guards(sources, writes)
+        except Exception as error:
+            self.failed(error)
+            assert self.reason is not None
+            return self.reason
         finally:
             self.release()
 

@@ -110,7 +110,8 @@ PURE = frozenset(
 
 # torch's C functions are pure for Python (operators are recorded) but for these.
 _TORCH_IMPURE = re.compile(
-    r"manual_seed|seed|set_rng|get_rng|memory|_set_default_|_cuda_set|event|record_|profiler|_save|_load|set_num_threads"
+    r"manual_seed|seed|set_rng|get_rng|memory|_set_default_|_cuda_set|event|record_|profiler|_save|_load|num_threads"
+    r"|num_interop|anomaly"
 )
 # Methods of tensors by which data or memory leaves torch without the recorder seeing it.
 _TENSOR_ESCAPES = frozenset(

@@ -21,13 +21,29 @@ from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
 from tracejit.runtime.paths import instance_dict, static
 from tracejit.trace.effects import Effects
-from tracejit.trace.kinds import HOLDERS, ITERATORS, ROUTINES, class_names, is_descriptor, under
+from tracejit.trace.kinds import (
+    HOLDERS,
+    ITERATORS,
+    ROUTINES,
+    class_names,
+    content_unseen,
+    has_fallback,
+    is_borrowed,
+    is_bound_in_c,
+    is_descriptor,
+    under,
+)
 from tracejit.trace.plans import Plan
 from tracejit.trace.tree import CONTAINERS, Tree
 
 MOST_ITEMS = 1000  # a longer container is not described item by item
 DEEPEST = 60  # steps from what a frame holds to what its code may read in it
 DEEPEST_FRESH = 8  # the same through objects that the call made
+# What a tensor tells of its history and place, which guards do not look at.
+UNGUARDED = frozenset(
+    ("_base", "_is_view", "_version", "grad_fn", "is_leaf", "output_nr", "retains_grad")
+    + ("storage_offset",)
+)
 _TABLES = (("module", "_modules"), ("param", "_parameters"), ("buffer", "_buffers"))
 
 
@@ -45,6 +61,7 @@ class Reach:
         ] = {}  # nodes of objects that no path reached, with weak references
         self.functions: dict[int, list[tuple[FunctionType, int]]] = {}  # by id of the code
         self.expanded: set[int] = set()
+        self.classes: dict[int, dict[tuple[type, bool], tuple[str, ...]]] = {}  # by id of the plan
         self.problem: tuple[str, str] | None = (
             None  # (kind, words): something that no guard describes
         )
@@ -137,13 +154,17 @@ class Reach:
             self.container(plan, value, node, depth)
         elif isinstance(value, MethodType):
             self.parts(plan, value, node, {"self": value.__self__, "func": value.__func__}, depth)
+        elif is_bound_in_c(value):
+            self.parts(plan, value, node, {"self": value.__self__}, depth)
         elif isinstance(value, functools.partial):
             parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
             parts = {f"partial{name}": part for name, part in parts.items()}
             self.parts(plan, value, node, parts, depth)
         elif isinstance(value, weakref.ref):
             self.parts(plan, value, node, {"deref": value()}, depth)
-        elif not isinstance(value, ROUTINES):
+        elif not isinstance(value, ROUTINES) or (
+            isinstance(value, FunctionType) and is_user_code(value)
+        ):
             self.instance(plan, value, node, depth)
 
     def parts(self, plan: Plan, value: Any, node: int, parts: dict[str, Any], depth: int) -> None:
@@ -163,6 +184,10 @@ class Reach:
 
     def tensor(self, plan: Plan, value: torch.Tensor, node: int) -> None:
         """Attributes of a tensor that are Python objects: its gradient, what a user put on it."""
+        told = plan.loads & UNGUARDED if plan.origin == USER else None
+        if told:
+            self.refuse("unguardable", f"reads Tensor.{min(told)}, which no guard describes")
+            return
         if "grad" in plan.loads and value.is_leaf:
             self.child(node, "slot", "grad", value.grad)
         attributes = instance_dict(value)
@@ -187,11 +212,13 @@ class Reach:
                 self.step(plan, node, "attr", name, found, depth)
 
     def by_version(self, value: Any, origin: str) -> bool:
-        """Whether a global of library code, or a library's routine anywhere, is covered by the
+        """Whether a global of library code, or a library's class anywhere, is covered by the
         library's version.
         """
-        if isinstance(value, (FunctionType, type, *ROUTINES)):
+        if isinstance(value, type):
             return not is_user_code(value)
+        if isinstance(value, ROUTINES):
+            return origin != USER and not is_user_code(value)  # a user's name may be rebound
         if isinstance(value, ModuleType):
             file = getattr(value, "__file__", None)
             return not isinstance(file, str) or origin_of_file(file) == CORE
@@ -205,12 +232,21 @@ class Reach:
     def class_attributes(
         self, plan: Plan, kind: type, node: int, names: Iterable[str], depth: int
     ) -> None:
-        """Data in a class (not its methods: those that run are guarded when they run)."""
+        """Data in a class, and borrowed routines (its own are guarded when they run)."""
         for name in sorted(names):
             found = static(kind, name)
-            if found is MISSING or isinstance(found, ROUTINES) or is_descriptor(found):
+            if found is MISSING:
                 continue
-            self.step(plan, node, "static", name, found, depth)
+            routine = isinstance(found, ROUTINES) or is_descriptor(found)
+            if not routine or is_borrowed(kind, name, found):
+                self.static(plan, node, name, found, depth)
+
+    def static(self, plan: Plan, node: int, name: str, found: Any, depth: int) -> None:
+        """What a class holds; of a static or class method, the function too."""
+        self.step(plan, node, "static", name, found, depth)
+        if isinstance(found, (staticmethod, classmethod)) and node >= 0:
+            index = self.child(node, "static", name, found)
+            self.child(index, "func", None, found.__func__)
 
     def container(self, plan: Plan, value: Any, node: int, depth: int) -> None:
         """All that a container holds, and what its items lead to."""
@@ -246,9 +282,10 @@ class Reach:
             why = "impure" if home.startswith("numpy.random") else "unguardable"
             self.refuse(why, f"reads a {home}.{type(value).__name__}")
             return
-        if isinstance(value, ITERATORS) and node >= 0:
+        unseen = content_unseen(value) if node >= 0 else ""
+        if unseen:
             self.refuse(
-                "unguardable", f"{type(value).__name__} is read, whose position no guard describes"
+                "unguardable", f"{type(value).__name__} is read, whose {unseen} no guard describes"
             )
             return
         attributes = instance_dict(value)
@@ -262,13 +299,17 @@ class Reach:
         if isinstance(value, torch.nn.Module):
             self.module(plan, value, node, attributes, None if computed else names, depth)
         kind = type(value)
-        inherited = plan.classes.get((kind, computed))
+        # What a user's class holds may change between calls.
+        known = self.classes.setdefault(id(plan), {}) if is_user_code(kind) else plan.classes
+        inherited = known.get((kind, computed))
         if inherited is None:
-            inherited = plan.classes[kind, computed] = class_names(kind, plan, computed)
+            inherited = known[kind, computed] = class_names(kind, plan, computed)
         if inherited:
             self.inherited(plan, value, node, kind, inherited, attributes, depth)
         if node >= 0:
-            if reads.optional:
+            if has_fallback(kind):
+                self.absences(plan.loads, value, node)
+            elif reads.optional:
                 self.absences(reads.optional, value, node)
             if reads.stores or reads.computed_store:
                 self.effects.watch(value, node, reads, plan.code)
@@ -321,9 +362,11 @@ class Reach:
             elif name not in attributes:
                 if owner < 0 and node >= 0:
                     owner = self.child(node, "class", None, kind)
-                self.step(plan, owner, "static", name, found, depth)
+                self.static(plan, owner, name, found, depth)
                 if node >= 0 and attributes is not None:
                     self.tree.child(node, "attr", name, MISSING)
+                    if isinstance(found, functools.cached_property):  # its value will be kept
+                        self.effects.watch_name(value, node, name, plan.code)
 
     def absences(self, names: Iterable[str], value: Any, node: int) -> None:
         """Names that the code asks for: guard that the object does not have those that it lacks
@@ -337,6 +380,9 @@ class Reach:
             if any(name in (attributes.get(table) or ()) for _, table in tables):
                 continue
             self.tree.child(node, "attr", name, MISSING)
+            if is_user_code(type(value)):
+                owner = self.child(node, "class", None, type(value))
+                self.tree.child(owner, "static", name, MISSING)
             for step, _ in tables:
                 self.tree.child(node, step, name, MISSING)
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from tracejit.trace.constants import Watch, watching
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import encode
 from tracejit.trace.recording import Recording, Refused
-from tracejit.trace.schema import facts_of
+from tracejit.trace.schema import composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
 
@@ -42,6 +43,9 @@ def record(
     start = time.perf_counter()
     if traced():
         refused = Reason("outer-tracer", "another tracer, mode or transform is active")
+        return fn(*args, **kwargs), Recording(refused=refused)
+    if not isinstance(sys.getprofile(), (NoneType, FunctionType, MethodType)):
+        refused = Reason("hook", "a profiler is active whose hook cannot be put back (cProfile)")
         return fn(*args, **kwargs), Recording(refused=refused)
     recorder = Recorder(fn, args, kwargs)
     try:
@@ -98,7 +102,11 @@ class Recorder(Mode):  # type: ignore[misc]
         profile = sys.getprofile()
         sys.setprofile(None)
         try:
-            return self._call(func, args, kwargs)
+            parts = composite_kernel(func)
+            if parts is None:
+                return self._call(func, args, kwargs)
+            with self:  # it arrived whole because of inference mode: what it calls is recorded
+                return parts(*args, **kwargs)
         finally:
             sys.setprofile(profile)
 
@@ -175,10 +183,10 @@ class Recorder(Mode):  # type: ignore[misc]
 
 
 def _where(tensor: torch.Tensor) -> int:
-    """The address of a tensor's storage; 0 for a tensor without one."""
+    """The address of a tensor's storage; 0 for one without (sparse, or a lazy module's)."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, ValueError):
         return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -83,6 +83,11 @@ def facts_of(func: Any) -> Facts:
     if found is None:
         found = _KNOWN[func] = _analyse(func)
     return found
+
+
+def composite_kernel(func: Any) -> Callable[..., Any] | None:
+    """The kernel of an op that is nothing but calls of others; None for any other op."""
+    return private.composite_kernel(func) if isinstance(func, private.op_overload()) else None
 
 
 def _analyse(func: Any) -> Facts:

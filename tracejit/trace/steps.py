@@ -73,9 +73,18 @@ class Steps:
         """New tensors."""
         if facts.name == "aten.index.Tensor" and _has_mask(args[1]):
             raise Refused("data-dependent", "the size of x[mask] depends on the mask")
+        if facts.name == "aten.as_strided_scatter":
+            self.check_places(args, kwargs)
         call = self.call(facts.name, args, kwargs)
         result = yield
         self.define(call, _tensors(result), facts)
+
+    def check_places(self, args: Any, kwargs: Any) -> None:
+        """Strides count in memory; the graph knows places in a contiguous tensor only."""
+        base = args[0]
+        shifted = self.storages.find(base).home.outside or base.storage_offset() != 0
+        if not base.is_contiguous() or (shifted and _has_offset(args[1:], kwargs)):
+            raise Refused("op", "as_strided_scatter into memory that is not a contiguous tensor's")
 
     def define(self, call: Call, results: list[torch.Tensor], facts: Facts) -> None:
         """A node whose values are `results`, new tensors all."""

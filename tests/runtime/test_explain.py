@@ -1,0 +1,140 @@
+"""What explain prints, and that its guards read as sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tracejit
+from tracejit.runtime.config import config
+from tracejit.runtime.guards import GuardSet, Node
+from tracejit.sentences import sentence, state_words
+
+EXPECTED = Path(__file__).parent / "explain.txt"
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "cache_dir", str(tmp_path / "cache"))
+
+
+class Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(16, 16)
+        self.norm = torch.nn.LayerNorm(16)
+        self.drop = torch.nn.Dropout(0.1)
+        self.scales = {"in": 1.0, "out": 2.0}
+
+    def forward(self, x: torch.Tensor, quietly: bool = True) -> torch.Tensor:
+        if not quietly:
+            print("not quietly")
+        y = x + torch.nn.functional.gelu(self.inner(self.norm(x)))
+        return self.drop(y) * self.scales["out"]
+
+
+def block() -> Block:
+    return tracejit.compile(Block().eval().requires_grad_(False), backend="interpret", wait=True)
+
+
+def steady(text: str) -> str:
+    """Without what differs between runs: times, hashes, line numbers, folders."""
+    text = text.replace(f"{Path(__file__).parents[2]}/", "")
+    text = re.sub(r"[\d.]+ ms", "N ms", text)
+    text = re.sub(r"(plan|hash) [0-9a-f]+", r"\1 H", text)
+    return re.sub(r"\.py:\d+", ".py:N", text) + "\n"
+
+
+def test_a_whole_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """`ACCEPT=1 pytest tests/runtime/test_explain.py` writes tests/runtime/explain.txt anew."""
+    compiled = block()
+    compiled(torch.randn(8, 16))
+    compiled(torch.randn(4, 16))
+    compiled(torch.randn(4, 16), False)
+    capsys.readouterr()
+    text = steady(str(tracejit.explain(compiled)))
+    if os.environ.get("ACCEPT") == "1":
+        EXPECTED.write_text(text)
+    assert text == EXPECTED.read_text()
+
+
+def test_json_has_all_guards() -> None:
+    found = tracejit.explain(block(), torch.randn(8, 16)).to_json()
+    (entry,) = json.loads(json.dumps(found))["entries"]
+    texts = [guard["text"] for guard in entry["guards"]]
+    assert "self.drop.p == 0.1" in texts and "type(self.drop) is the class Dropout" in texts
+    assert entry["ambient"]["grad mode"] is True
+    assert all(guard.keys() == {"path", "check", "expected", "text"} for guard in entry["guards"])
+
+
+def one(check: str, expected: Any) -> str:
+    return sentence(
+        GuardSet([Node(-1, "args", None, "any"), Node(0, "item", 0, check, expected)], [], {}), 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("check", "expected", "text"),
+    [
+        ("const", None, "args[0] is None"),
+        ("const", True, "args[0] is True"),
+        ("const", 1, "args[0] == 1"),
+        ("const", ["dtype", "float16"], "args[0] == torch.float16"),
+        ("container", ["builtins:list", 3], "args[0] is a list of 3"),
+        ("container", ["builtins:dict", []], "args[0] is an empty dict"),
+        ("container", ["builtins:dict", ["a", 1]], "args[0] is a dict with keys 'a', 1"),
+        ("container", ["builtins:set", ["a"]], "args[0] is a set with elements 'a'"),
+        ("type", "shop.parts:Outer.Item", "args[0] is an Item"),
+        ("function", ["m:f", "ab12cd34ef", 0, []], "code of args[0] unchanged (hash ab12cd34)"),
+        ("lib", "torch.nn:relu", "args[0] is the library's torch.nn.relu"),
+        ("kwargs", [False, []], "no keyword arguments"),
+        ("kwargs", [True, ["b", "a"]], "keyword arguments are b, a, in this order"),
+        ("same", 0, "args[0] is the same object as args"),
+        ("is", "m:Thing", "args[0] is the very object that was there (a Thing)"),
+        ("absent", None, "args[0] is not set"),
+        ("empty", None, "args[0] is empty"),
+        ("length", 2, "args[0] has length 2"),
+    ],
+)
+def test_sentences(check: str, expected: Any, text: str) -> None:
+    assert one(check, expected) == text
+
+
+def test_sentences_about_tensors() -> None:
+    from tracejit.runtime.predicates import tensor_meta
+
+    x = torch.zeros(8, 4)
+    assert one("tensor", tensor_meta(x)) == (
+        "args[0] is a float32 tensor [8, 4] on cpu, contiguous, no grad"
+    )
+    assert one("tensor", tensor_meta(x.long().t())) == (
+        "args[0] is an int64 tensor [4, 8] on cpu, strides [1, 4], no grad"
+    )
+    assert one("tensor", tensor_meta(torch.nn.Parameter(x))) == (
+        "args[0] is a float32 parameter [8, 4] on cpu, contiguous, requires grad"
+    )
+    assert one("tensor", tensor_meta(x.to_sparse())) == (
+        "args[0] is a float32 tensor [8, 4] on cpu, layout sparse_coo, no grad"
+    )
+    assert one("tensor", tensor_meta(torch.zeros(2, dtype=torch.complex64).conj())) == (
+        "args[0] is a complex64 tensor [2] on cpu, contiguous, no grad, conjugated"
+    )
+
+
+def test_every_predicate_has_a_sentence() -> None:
+    from tracejit.runtime.predicates import PREDICATES
+    from tracejit.sentences import _SENTENCES
+
+    assert {*_SENTENCES, "same"} == set(PREDICATES)
+
+
+def test_state_in_words() -> None:
+    state = {"grad mode": False, "autocast": {"cpu": "bfloat16"}, "TF32": False}
+    assert state_words(state) == "grad mode off, autocast cpu bfloat16"
+    assert state_words({"grad mode": True, "TF32": True}) == "grad mode on, TF32 on"

@@ -1,0 +1,115 @@
+"""Programs that show a wrong answer, a stale one, or an error that eager does not raise.
+
+Each runs with plain functions and with compiled ones, first with an empty cache, then with the
+plans of the first time on disk; everything that it yields must be the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tracejit.runtime import log
+
+from . import programs_last, programs_more, programs_state, programs_tensors
+from .support import Program, compare
+
+PROGRAMS: dict[str, Program] = {
+    **{name: programs_tensors.calls(case) for name, case in programs_tensors.FUNCTIONS.items()},
+    **{f"error {n}": programs_tensors.calls(c) for n, c in programs_tensors.ERRORS.items()},
+    **{f"index {name}": case for name, case in programs_tensors.INDEXED.items()},
+    **programs_state.PROGRAMS,
+    **programs_more.PROGRAMS,
+    **programs_last.PROGRAMS,
+}
+
+
+# Programs with calls that are not captured, and the kinds of reasons for it.
+EAGER: dict[str, str] = {
+    "self overlapping written": "mutation",
+    "resize_": "mutation",
+    "set_": "mutation",
+    ".data =": "mutation",
+    "int in place": "mutation",
+    "complex": "output",
+    "try": "data-dependent",
+    "seed inside": "random",
+    "generator": "op",
+    "nonzero": "data-dependent",
+    "tolist": "data-dependent",
+    "numpy": "data-dependent",
+    "view of bits": "output",
+    "out= resized": "mutation",
+    "bucketize etc": "data-dependent",
+    "change requires grad": "autograd",
+    "argument_kinds": "output",
+    "structures": "output",
+    "buffer_rebound": "side-effect",
+    "effects": "impure",
+    "counter": "side-effect",
+    "appended": "side-effect",
+    "python_random": "impure",
+    "iterator_argument": "side-effect unguardable",
+    "generator_function": "output",
+    "modes": "autograd",
+    "gradients": "autograd",
+    "modes_inside": "autograd",
+    "transforms": "autograd",
+    "nested": "unguardable",
+    "sharing_changes": "mutation",
+    "odd_equality": "unguardable",
+    "own_hooks": "side-effect",
+    "parameter_inside": "autograd",
+    "subclass": "tensor",
+    "storage offset": "unguardable",
+    "data_ptr": "data-dependent",
+    "version": "unguardable",
+    "nbytes": "tensor",
+    "repr": "data-dependent",
+    "equal": "data-dependent",
+    "initial seed": "random",
+    "rng state": "random",
+    "fork_rng": "random",
+    "time": "impure",
+    "warn": "impure",
+    "requires_grad_": "autograd",
+    "where one": "data-dependent",
+    "checkpoint": "random",
+    "autograd function": "impure",
+    "sparse": "tensor",
+    "numpy global": "unguardable",
+    "inner compiled": "unguardable",
+    "try except finally": "data-dependent",
+    "exec": "impure",
+    "mask put values": "data-dependent",
+    "duplicate index": "op",
+    "nested slices": "op",
+    "eig": "op",
+    "bool index dim": "data-dependent",
+    "attributes_of_functions": "side-effect",
+    "metadata_changes": "data-dependent tensor unguardable",
+    "cached_helper": "unguardable",
+    "memo_written": "side-effect",
+    "builtin_subclasses": "unguardable",
+    "containers": "unguardable",
+    "layer encoder": "random",
+    "layer rrelu": "mutation",
+    "module_lists": "side-effect",
+    "ambient": "impure",
+    "positions": "side-effect unguardable",
+    "thread_counts": "impure",
+    "lazy": "tensor",
+    "descriptors": "side-effect",
+    "aliases_of_parameters": "mutation",
+    "global_tensor_written": "mutation",
+    "nested_arguments_written": "mutation",
+    "argument_replaced_in_container": "side-effect",
+    "rebound_then_used": "side-effect",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_twins(name: str, fresh_cache: Path) -> None:
+    log.forget()
+    assert compare(PROGRAMS[name]) == set(EAGER.get(name, "").split())
