@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -285,4 +286,17 @@ def hooks_that_replace(c: Wrap) -> Iterator[Any]:
     a.remove()
     yield f(x), f(x)
     b.remove()
+    yield f(x), f(x)
+
+
+@program
+def read_only_views_of_dicts(c: Wrap) -> Iterator[Any]:
+    class Scale:
+        value = 2.0
+
+    scales = {"a": Scale()}
+    proxy = types.MappingProxyType(scales)
+    f, x = c(lambda x: x * proxy["a"].value), t(3)
+    yield f(x), f(x)
+    scales["a"].value = 5.0
     yield f(x), f(x)

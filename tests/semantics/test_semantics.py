@@ -106,6 +106,7 @@ EAGER: dict[str, str] = {
     "nested_arguments_written": "mutation",
     "argument_replaced_in_container": "side-effect",
     "rebound_then_used": "side-effect",
+    "read_only_views_of_dicts": "unguardable",
 }
 
 

@@ -22,6 +22,7 @@ from tracejit.fuse.program import (
     RunExtern,
     RunKernel,
     Slot,
+    op_name,
 )
 from tracejit.fuse.scalar import Load, Scalar, make
 from tracejit.fuse.schedule import Group, Schedule, has_effect, schedule
@@ -263,11 +264,6 @@ class Finisher:
 
 def _key(nest: LoopNest) -> object:
     return nest.axes, nest.buffers, nest.stores
-
-
-def op_name(op: str) -> str:
-    """An op's name for a person: `aten._native_layer_norm.default` is layer_norm."""
-    return op.split(".")[1].strip("_").removeprefix("native_").removeprefix("fused_")
 
 
 def slot(value: Value) -> Slot:

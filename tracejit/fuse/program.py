@@ -115,3 +115,8 @@ class Program:
     outputs: list[str] = field(default_factory=list)
     writes: list[tuple[str, str]] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+
+
+def op_name(op: str) -> str:
+    """An op's name for a person: `aten._native_layer_norm.default` is layer_norm."""
+    return op.split(".")[1].strip("_").removeprefix("native_").removeprefix("fused_")

@@ -26,7 +26,7 @@ from tracejit.fuse.lower import (
     view_base,
 )
 from tracejit.fuse.partition import LAUNCH_BYTES, Partition, partition
-from tracejit.fuse.program import Decision
+from tracejit.fuse.program import Decision, op_name
 from tracejit.fuse.scalar import Load
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value
@@ -58,7 +58,8 @@ class Group:
 
     @property
     def label(self) -> str:
-        return ", ".join(v.name for v in self.roots)
+        """Its values and what they are: `v3 layer_norm, v5 add`."""
+        return ", ".join(f"{v.name} {_made_by(v)}" for v in self.roots)
 
 
 @dataclass
@@ -286,6 +287,12 @@ class Fuser:
                     stack.append((current, True))
                     stack.extend((s, False) for s in self._sources(current) if id(s) not in done)
         return ordered
+
+
+def _made_by(value: Value) -> str:
+    node = value.node
+    assert node is not None
+    return op_name(node.part_of or node.op)
 
 
 def _domain_of(root: Value) -> Domain:

@@ -67,12 +67,14 @@ def is_descriptor(value: Any) -> bool:
 
 
 def content_unseen(value: Any) -> str:
-    """What of an object no guard describes: "position" of an iterator in C, "value" of a number's
-    or string's subclass; empty if all of it can be seen.
+    """What of an object no guard describes: "position" of an iterator in C, "content" of a mapping
+    seen through a proxy, "value" of a number's or string's subclass; empty if all can be seen.
     """
     step = static(type(value), "__next__")
     if isinstance(value, ITERATORS) or not (step is MISSING or isinstance(step, FunctionType)):
         return "position"
+    if isinstance(value, types.MappingProxyType):
+        return "content"
     return "value" if isinstance(value, VALUES) else ""
 
 
