@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from tracejit.ir.graph import Graph, Value, map_values
 from tracejit.ir.split import split_reductions
 from tracejit.runtime.kernel import Binary, KernelSource
 
+# Expressions are shared within one lowering (fuse.scalar), so two may not run side by side.
+_one_at_a_time = threading.Lock()
 Known = Callable[[KernelSource], "Binary | None"]
 
 
@@ -71,6 +74,21 @@ class Pipeline:
 
     def build(self, graph: Graph) -> Built:
         """All stages, in order. Raises StageFailed; `history` keeps what was made until then."""
+        with _one_at_a_time:
+            program, kernels = self.lower(graph)
+            scalar.clear()
+        with self.stage("plan") as show:
+            names = {id(nest): name for name, nest in kernel_nests(program).items()}
+            text, manifest = plan_text.render(program, names, self.title)
+            show(text)
+        with self.stage("machine code") as show:
+            binaries = self.compile(kernels)
+            show("\n".join(f"{name}: {summary(b)}" for name, b in binaries.items()))
+        kernels = {name: replace(source, lighter=()) for name, source in kernels.items()}
+        return Built(program, text, manifest, kernels, binaries)
+
+    def lower(self, graph: Graph) -> tuple[Program, dict[str, KernelSource]]:
+        """From the recorded graph to a program and its kernels' sources."""
         with self.stage("recorded") as show:
             graph = retarget(graph, self.target)
             show(graph)
@@ -84,16 +102,7 @@ class Pipeline:
         with self.stage("kernels") as show:
             kernels = self.generate(program)
             show("\n\n".join(k.text for k in kernels.values()))
-        with self.stage("plan") as show:
-            names = {id(nest): name for name, nest in kernel_nests(program).items()}
-            text, manifest = plan_text.render(program, names, self.title)
-            show(text)
-        with self.stage("machine code") as show:
-            binaries = self.compile(kernels)
-            show("\n".join(f"{name}: {summary(b)}" for name, b in binaries.items()))
-        scalar.clear()
-        kernels = {name: replace(source, lighter=()) for name, source in kernels.items()}
-        return Built(program, text, manifest, kernels, binaries)
+        return program, kernels
 
     def passes(self) -> list[tuple[str, passes.Pass]]:
         """The graph passes for the target, in order."""

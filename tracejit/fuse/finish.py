@@ -295,16 +295,17 @@ def _unique(name: str, taken: set[str]) -> str:
 
 def finish(graph: Graph) -> Program:
     """Schedule `graph` and lay the result out as a Program."""
-    own_storage(graph)
+    graph = own_storage(graph)
     return Finisher(graph, schedule(graph)).run()
 
 
-def own_storage(graph: Graph) -> None:
+def own_storage(graph: Graph) -> Graph:
     """Give each output and written value memory of its own: a copy where it would share an input's
     or another output's.
     """
     from tracejit.fuse.lower import view_base
 
+    graph = replace(graph, nodes=list(graph.nodes))
     used: set[Value] = set(graph.inputs)
 
     def own(value: Value) -> Value:
@@ -317,3 +318,4 @@ def own_storage(graph: Graph) -> None:
 
     graph.outputs = [own(v) for v in graph.outputs]
     graph.writes = [(target, own(v)) for target, v in graph.writes]
+    return graph
