@@ -300,3 +300,21 @@ def read_only_views_of_dicts(c: Wrap) -> Iterator[Any]:
     yield f(x), f(x)
     scales["a"].value = 5.0
     yield f(x), f(x)
+
+
+@program
+def tensors_in_index_lists(c: Wrap) -> Iterator[Any]:
+    x = t(3, 4)
+    f = c(lambda i, j: x[:, [i, j]] * 2)
+    for i, j in ((0, 1), (0, 1), (2, 3)):
+        yield f(torch.tensor(i), torch.tensor(j))
+
+
+@program
+def numbers_in_index_lists(c: Wrap) -> Iterator[Any]:
+    order = [2, 0]
+    f, g = c(lambda x: x[:, [1, 3]] * 2), c(lambda x: x[:, order] * 2)
+    for x in (t(3, 4), t(3, 4) + 1):
+        yield f(x), g(x)
+    order[0] = 1
+    yield g(x), g(x)

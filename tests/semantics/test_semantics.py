@@ -107,6 +107,7 @@ EAGER: dict[str, str] = {
     "argument_replaced_in_container": "side-effect",
     "rebound_then_used": "side-effect",
     "read_only_views_of_dicts": "unguardable",
+    "tensors_in_index_lists": "op",
 }
 
 

@@ -154,6 +154,65 @@ def from_subscript(frame: FrameType) -> bool:
     return name in _SUBSCRIPTS or (name == "BINARY_OP" and text[frame.f_lasti + 1] == 26)
 
 
+def listed(frame: FrameType, tensor: torch.Tensor) -> bool:
+    """Whether the frame's line spells `tensor`'s elements as constants, or names a list of numbers
+    that has them.
+
+    An index such as `[i, j]` is made into a tensor in C, which reads tensors among its items
+    without a trace: so a list that is built of anything but constants does not count.
+    """
+    steps = _steps_of_line(frame)
+    found: list[Any] = []
+    for k, step in enumerate(steps):
+        if step.opname in ("BUILD_LIST", "BUILD_TUPLE") and step.arg:
+            parts = steps[max(k - step.arg, 0) : k]
+            constant = all(p.opname == "LOAD_CONST" for p in parts)
+            if step.opname == "BUILD_LIST" and not constant:
+                return False
+            found.append([p.argval for p in parts] if constant else None)
+        elif step.opname == "LOAD_CONST":
+            found.append(step.argval)
+        elif step.opname.startswith("LOAD_"):
+            found.append(_named(frame, steps, k))
+    data = tensor.flatten().tolist()
+    return any(_numbers(value) == data for value in found)
+
+
+def _steps_of_line(frame: FrameType) -> list[dis.Instruction]:
+    """The instructions of the frame's line that run before the one it is at."""
+    code = frame.f_code
+    spans = [(start, end) for start, end, line in code.co_lines() if line == frame.f_lineno]
+    return [
+        step
+        for step in dis.get_instructions(code)
+        if step.offset < frame.f_lasti
+        and any(start <= step.offset < end for start, end in spans)
+        and step.opname not in ("CACHE", "EXTENDED_ARG", "PUSH_NULL", "NOP")
+    ]
+
+
+def _named(frame: FrameType, steps: list[dis.Instruction], k: int) -> Any:
+    """What the variable, or the attributes in a row of one, that instruction `k` loads holds."""
+    chain: list[str] = []
+    while steps[k].opname in ("LOAD_ATTR", "LOAD_METHOD") and k > 0:
+        chain.insert(0, steps[k].argval)
+        k -= 1
+    value = frame.f_locals.get(steps[k].argval, frame.f_globals.get(steps[k].argval))
+    for name in chain:
+        value = getattr(value, "__dict__", {}).get(name)
+    return value
+
+
+def _numbers(value: Any) -> list[Any] | None:
+    """The numbers in nested lists, tuples and ranges, in order; None for anything else in them."""
+    if isinstance(value, (bool, int, float)):
+        return [value]
+    if not isinstance(value, (list, tuple, range)):
+        return None
+    parts = [_numbers(part) for part in value]
+    return None if None in parts else [n for part in parts for n in part or ()]
+
+
 def contents(tensor: torch.Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """The op that makes a constant: `aten.full`, or `tj.constant(data, dtype, sizes)`. Raises
     Refused.

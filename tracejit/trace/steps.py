@@ -20,7 +20,7 @@ from tracejit.ir.graph import Arg, Graph, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
-from tracejit.trace.constants import Watch, contents, from_subscript
+from tracejit.trace.constants import Watch, contents, from_subscript, listed
 from tracejit.trace.descent import described
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
@@ -122,7 +122,9 @@ class Steps:
             self.storages.strided(result, parent.root)
 
     def _constant(self, tensor: torch.Tensor) -> Step:
-        if not self.watch.plain and not from_subscript(_caller()):
+        frame = _caller()
+        spelled = from_subscript(frame) and (tensor.dim() == 0 or listed(frame, tensor))
+        if not self.watch.plain and not spelled:
             raise Refused("op", "a tensor made from Python data that may not be constant")
         op, args, kwargs = contents(tensor)
         yield
