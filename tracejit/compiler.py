@@ -3,12 +3,15 @@ out."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
 
 from tracejit.codegen import plan as plan_text
 from tracejit.codegen.triton import generate, offline
@@ -173,8 +176,6 @@ def retarget(graph: Graph, target: str) -> Graph:
 
 
 def _on_device(tree: Any, device: str) -> Any:
-    import torch
-
     if isinstance(tree, torch.device) and tree.type == "cpu":
         return torch.device(device)
     if isinstance(tree, (tuple, list)):
@@ -220,8 +221,6 @@ def summary(binary: Binary | None) -> str:
 def names_from(graph: Graph, paths: Sequence[str]) -> None:
     """Name graph inputs after their access paths: `self.layers[0].weight` becomes
     layers_0_weight."""
-    import re
-
     taken: set[str] = set()
     for value, path in zip(graph.inputs, paths, strict=True):
         words = re.findall(r"\w+", path)

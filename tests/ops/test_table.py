@@ -19,7 +19,7 @@ NEEDED = {
     Kind.DECOMPOSE: {"decompose"},
     Kind.EXTERN: set(),
 }
-OPTIONAL = {Kind.REDUCTION: {"before"}, Kind.SCAN: {"before"}, Kind.VIEW: {"undo"}}
+OPTIONAL = {Kind.VIEW: {"undo"}}
 FIELDS = set().union(*NEEDED.values(), *OPTIONAL.values())
 
 

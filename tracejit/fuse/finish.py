@@ -12,6 +12,7 @@ import torch
 
 from tracejit.fuse.index import Axis, FloorDiv, Index, Indirect, Mod
 from tracejit.fuse.loopnest import Buffer, LoopNest, Store
+from tracejit.fuse.lower import view_base
 from tracejit.fuse.partition import geometry
 from tracejit.fuse.program import (
     Alias,
@@ -25,9 +26,10 @@ from tracejit.fuse.program import (
     op_name,
 )
 from tracejit.fuse.scalar import Load, Scalar, make
-from tracejit.fuse.schedule import Group, Schedule, has_effect, schedule
+from tracejit.fuse.schedule import Group, Schedule, schedule
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Graph, Node, Origin, Value, map_values, numel
+from tracejit.ir.passes import is_effect
 
 
 def rewrite(
@@ -258,7 +260,7 @@ class Finisher:
         outs = tuple(slot(v) for v in node.outputs)
         self.made.update(node.outputs)
         self.program.steps.append(
-            RunExtern(node.op, args, kwargs, outs, node.origin, has_effect(node))
+            RunExtern(node.op, args, kwargs, outs, node.origin, is_effect(node))
         )
 
 
@@ -303,8 +305,6 @@ def own_storage(graph: Graph) -> Graph:
     """Give each output and written value memory of its own: a copy where it would share an input's
     or another output's.
     """
-    from tracejit.fuse.lower import view_base
-
     graph = replace(graph, nodes=list(graph.nodes))
     used: set[Value] = set(graph.inputs)
 

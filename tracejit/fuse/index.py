@@ -4,7 +4,7 @@ An atom is an axis of the loop nest, a floor-division or a modulo of another ind
 computed by the body (an indirect index). The form is canonical: equal expressions compare equal.
 Simplification uses the atoms' bounds, which is what makes views of views collapse: `(4*i + j) // 4`
 is `i` where `0 <= j < 4`. sympy is the language for sizes and proofs; this form exists because
-index algebra is the hot spot of lowering, and it converts to sympy and back.
+index algebra is the hot spot of lowering, and it converts to sympy.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ reads.
 
 A nest has parallel axes and reduction axes (both possibly none). `reduce` expressions combine over
 all reduction axes; what depends on a reduction's result and on a reduction axis (softmax's
-quotient) is evaluated in a later pass over the same axes. `stage` says in which pass: a generator
-that keeps a whole row in registers (persistent) may ignore passes.
+quotient) is evaluated in a later pass over the same axes. A generator that keeps a whole row in
+registers (persistent) needs no passes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tracejit.fuse.index import Axis, Index
-from tracejit.fuse.scalar import Scalar, in_order
-from tracejit.ir.graph import Origin
+from tracejit.fuse.index import Axis, Index, Indirect
+from tracejit.fuse.scalar import Load, Scalar, in_order
+from tracejit.ir.dtypes import itemsize
+from tracejit.ir.graph import Origin, numel
 
 
 @dataclass(frozen=True)
@@ -74,42 +75,19 @@ class LoopNest:
     @property
     def rows(self) -> int:
         """Product of the parallel sizes."""
-        total = 1
-        for axis in self.parallel:
-            total *= axis.size
-        return total
+        return int(numel(axis.size for axis in self.parallel))
 
     @property
     def columns(self) -> int:
         """Product of the reduction sizes."""
-        total = 1
-        for axis in self.reduction:
-            total *= axis.size
-        return total
-
-    def buffer(self, name: str) -> Buffer:
-        return next(b for b in self.buffers if b.name == name)
+        return int(numel(axis.size for axis in self.reduction))
 
     def body(self) -> Iterator[Scalar]:
         """Every expression, operands first."""
         return in_order(roots_of(self.stores))
 
-    def stages(self) -> dict[int, int]:
-        """For each scalar (by key) the number of reductions and scans that lie below it on the
-        longest path.
-
-        A scalar at stage n needs the results of n earlier passes over the reduction axes.
-        """
-        found: dict[int, int] = {}
-        for scalar in self.body():
-            below = max((found[d.key] for d in scalar.deps()), default=0)
-            found[scalar.key] = below + (scalar.op in ("reduce", "scan"))
-        return found
-
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes read and written by one run, each buffer element counted once."""
-        from tracejit.ir.dtypes import itemsize
-
         read = sum(b.span * itemsize(b.dtype) for b in self.buffers if not b.written)
         return read, sum(b.span * itemsize(b.dtype) for b in self.buffers if b.written)
 
@@ -142,9 +120,6 @@ def roots_of(stores: Sequence[Store]) -> tuple[Scalar, ...]:
 
 def show_arg(arg: object, names: dict[int, str]) -> str:
     """An expression's argument as text, indirect indices by the names of their scalars."""
-    from tracejit.fuse.index import Indirect
-    from tracejit.fuse.scalar import Load
-
     if isinstance(arg, Load):
         return f"{arg.buffer}[{show_arg(arg.index, names)}]"
     if isinstance(arg, Index):

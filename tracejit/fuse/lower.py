@@ -297,8 +297,6 @@ class Body:
         where_in = tuple(next(inner) if d in dims else next(outer) for d in range(source.ndim))
         element = self.value(source, where_in)
         assert row.accumulate is not None
-        if row.before is not None:
-            element = row.before(element)
         element = cast(element, row.accumulate(node))
         if kind is Kind.SCAN:
             return cast(make("scan", element, arg=row.reduction), out.dtype)

@@ -29,7 +29,8 @@ from tracejit.fuse.partition import LAUNCH_BYTES, Partition, partition
 from tracejit.fuse.program import Decision, op_name
 from tracejit.fuse.scalar import Load
 from tracejit.ir.dtypes import itemsize
-from tracejit.ir.graph import Graph, Node, Value
+from tracejit.ir.graph import Graph, Node, Value, numel
+from tracejit.ir.passes import is_effect
 
 MAX_BUFFERS = 24  # parameters of one kernel: more would not fit its registers
 MAX_BODY = 600  # expressions in one kernel
@@ -303,28 +304,16 @@ def _domain_of(root: Value) -> Domain:
     return Domain(root.sizes)
 
 
-def _count(domain: Domain) -> int:
-    total = 1
-    for size in domain.sizes:
-        total *= size
-    return total
-
-
-def _rows(domain: Domain) -> int:
-    total = 1
-    for size in domain.row_sizes:
-        total *= size
-    return total
-
-
 def _same_space(a: Domain, b: Domain) -> bool:
     """Whether one has an element, or a row, for each element of the other."""
-    return _count(a) == _count(b) or _rows(a) == _count(b) or _rows(b) == _count(a)
+    all_a, all_b = numel(a.sizes), numel(b.sizes)
+    return bool(all_a == all_b or numel(a.row_sizes) == all_b or numel(b.row_sizes) == all_a)
 
 
 def _near(a: Domain, b: Domain) -> bool:
     """Whether sizes allow to run side by side, the smaller one masked: saves a launch."""
-    return max(_count(a), _count(b)) <= MOST_IDLE * min(_count(a), _count(b))
+    counts = numel(a.sizes), numel(b.sizes)
+    return bool(max(counts) <= MOST_IDLE * min(counts))
 
 
 def _effects(nodes: list[Node]) -> dict[int, Node]:
@@ -334,18 +323,11 @@ def _effects(nodes: list[Node]) -> dict[int, Node]:
     found: dict[int, Node] = {}
     previous: Node | None = None
     for node in nodes:
-        if has_effect(node):
+        if is_effect(node):
             if previous is not None:
                 found[id(node)] = previous
             previous = node
     return found
-
-
-def has_effect(node: Node) -> bool:
-    """Whether a node draws random numbers or checks a value: it is kept, and in order."""
-    from tracejit.ir.passes import is_effect
-
-    return is_effect(node)
 
 
 def cost(nest: LoopNest) -> int:

@@ -78,11 +78,10 @@ class Op:
     expr: Callable[..., Scalar] | None = None
     compute: Callable[[Node], str] | None = None
     # REDUCTION and SCAN: key of fuse.scalar.REDUCTIONS or SCANS; dims as non-negative ints, from
-    # the node's arguments; the dtype it accumulates in; an optional expression for each element.
+    # the node's arguments; the dtype it accumulates in.
     reduction: str = ""
     dims: Callable[..., tuple[int, ...]] | None = None
     accumulate: Callable[[Node], str] | None = None
-    before: Callable[[Scalar], Scalar] | None = None
     # VIEW: (input sizes, output sizes, output index, *other arguments) -> input index.
     index: Callable[..., tuple[Index, ...]] | None = None
     # VIEW: how a write through the view reaches its base: (base value, new view value, *other args)

@@ -32,6 +32,7 @@ from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
 from tracejit.trace.plans import ENVIRON, MODULE_CALL, MUTE, RANDOM, SCAN, SKIP, Plan, plan_of
 from tracejit.trace.reach import Reach
+from tracejit.trace.recording import foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
 _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -94,10 +95,9 @@ class Observer:
     def __enter__(self) -> Observer:
         self.previous = sys.getprofile()
         self.collecting = gc.isenabled()
-        if self.previous is not None and not isinstance(self.previous, (FunctionType, MethodType)):
-            self.reason = Reason(
-                "hook", "another profiler is active, which cannot be told what it would see"
-            )
+        hooked = foreign_profiler()
+        if hooked is not None:
+            self.reason = hooked
             return self
         # What the call makes is what is young at its end, if nothing is moved to an older
         # generation meanwhile.

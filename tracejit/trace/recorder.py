@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from tracejit.runtime.reasons import Reason
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import encode
-from tracejit.trace.recording import Recording, Refused
+from tracejit.trace.recording import Recording, Refused, foreign_profiler
 from tracejit.trace.schema import composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
@@ -44,9 +43,9 @@ def record(
     if traced():
         refused = Reason("outer-tracer", "another tracer, mode or transform is active")
         return fn(*args, **kwargs), Recording(refused=refused)
-    if not isinstance(sys.getprofile(), (NoneType, FunctionType, MethodType)):
-        refused = Reason("hook", "a profiler is active whose hook cannot be put back (cProfile)")
-        return fn(*args, **kwargs), Recording(refused=refused)
+    hooked = foreign_profiler()
+    if hooked is not None:
+        return fn(*args, **kwargs), Recording(refused=hooked)
     recorder = Recorder(fn, args, kwargs)
     try:
         with recorder.running(observer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from types import FunctionType, MethodType, NoneType
 from typing import Any
 
 import torch
@@ -37,3 +39,12 @@ class Recording:
     refused: Reason | None = None
     calls: int = 0
     seconds: float = 0.0
+
+
+def foreign_profiler() -> Reason | None:
+    """Why a call cannot be watched now: a profile hook is set that Python can neither call nor put
+    back (cProfile's is C's own). None if there is no such hook.
+    """
+    if isinstance(sys.getprofile(), (NoneType, FunctionType, MethodType)):
+        return None
+    return Reason("hook", "a profiler is active whose hook cannot be put back (cProfile)")
