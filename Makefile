@@ -26,8 +26,8 @@ format: $(READY) ## apply the formatter and the safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## start-up seconds beside torch.compile (about four minutes)
-	@$(BIN)/python -m benchmarks.startup $(ARGS)
+bench: $(READY) ## workloads beside eager and torch.compile (about twenty minutes; ARGS="gpt --quick")
+	@$(BIN)/tracejit bench $(ARGS)
 
 clean: ## remove the environment and what tools left behind
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

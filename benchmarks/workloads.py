@@ -1,153 +1,83 @@
-"""Models with random weights and their inputs, for benchmarks and for tests."""
+"""The registered workloads. torch and transformers are imported when one is built."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-from torch.nn import functional as F
+from tracejit.benchmarks.registry import Work, workload
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block: causal attention and a GELU feed-forward, 4 times as wide."""
+@workload("gelu(a·b + a)·sigmoid(b) on 2 M floats")
+def pointwise(tiny: bool) -> Work:
+    import torch
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+    from tracejit.benchmarks.models import gated
 
-    def attend(self, x: torch.Tensor) -> torch.Tensor:
-        batch, tokens, width = x.shape
-        split = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attend(self.norm1(x))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+    shape = (4, 4) if tiny else (2048, 1024)
+    return Work(gated, (torch.randn(shape), torch.randn(shape)))
 
 
-class GPT(nn.Module):
-    """Token ids [batch, tokens] to logits [batch, tokens, vocabulary]."""
+@workload("softmax of the rows of 4096 × 512 floats")
+def softmax(tiny: bool) -> Work:
+    import torch
 
-    def __init__(
-        self, blocks: int = 4, width: int = 256, heads: int = 8, vocabulary: int = 1000
-    ) -> None:
-        super().__init__()
-        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(128, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+    from tracejit.benchmarks.models import softmax_of_rows
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+    return Work(softmax_of_rows, (torch.randn((4, 4) if tiny else (4096, 512)),))
 
 
-@dataclass
-class Workload:
-    """A model in eval mode and its arguments."""
+@workload("layer norm of a sum, 4096 × 512 floats")
+def layer_norm(tiny: bool) -> Work:
+    import torch
 
-    model: nn.Module
-    args: tuple[torch.Tensor, ...]
+    from tracejit.benchmarks.models import AddNorm
 
-
-def gpt(blocks: int = 4) -> Workload:
-    """The plain GPT, 256 wide, on 4 × 128 tokens."""
-    return Workload(GPT(blocks).eval(), (torch.randint(0, 1000, (4, 128)),))
+    rows, width = (4, 4) if tiny else (4096, 512)
+    return Work(AddNorm(width).eval(), (torch.randn(rows, width), torch.randn(rows, width)))
 
 
-def llama(blocks: int = 3) -> Workload:
-    from transformers import LlamaConfig, LlamaForCausalLM
+@workload("a 4-block GPT in plain PyTorch, 256 wide, 4 × 128 tokens")
+def gpt(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
 
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=blocks,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        use_cache=False,
-    )
-    return Workload(LlamaForCausalLM(config).eval(), (torch.randint(0, 128, (2, 16)),))
+    return models.gpt(models.TINY if tiny else models.Size(blocks=4))
 
 
-def gpt2(blocks: int = 3) -> Workload:
-    from transformers import GPT2Config, GPT2LMHeadModel
+@workload("the same with 16 blocks", default=False)
+def gpt16(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
 
-    config = GPT2Config(
-        vocab_size=128,
-        n_positions=64,
-        n_embd=64,
-        n_layer=blocks,
-        n_head=4,
-        use_cache=False,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return Workload(GPT2LMHeadModel(config).eval(), (torch.randint(0, 128, (2, 16)),))
+    return models.gpt(models.TINY if tiny else models.Size(blocks=16))
 
 
-def bert(blocks: int = 3) -> Workload:
-    from transformers import BertConfig, BertModel
+@workload("Llama of transformers, 3 layers, 256 wide, 4 × 128 tokens", needs="transformers")
+def llama(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
 
-    config = BertConfig(
-        vocab_size=128,
-        hidden_size=64,
-        num_hidden_layers=blocks,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=64,
-    )
-    return Workload(BertModel(config).eval(), (torch.randint(0, 128, (2, 16)),))
+    return models.llama(models.TINY if tiny else models.Size())
 
 
-def vit(blocks: int = 3) -> Workload:
-    from transformers import ViTConfig, ViTForImageClassification
+@workload("GPT-2 of transformers, 3 layers, 256 wide, 4 × 128 tokens", needs="transformers")
+def gpt2(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
 
-    config = ViTConfig(
-        hidden_size=64,
-        num_hidden_layers=blocks,
-        num_attention_heads=4,
-        intermediate_size=256,
-        image_size=32,
-        patch_size=8,
-        num_labels=10,
-    )
-    return Workload(ViTForImageClassification(config).eval(), (torch.randn(2, 3, 32, 32),))
+    return models.gpt2(models.TINY if tiny else models.Size())
 
 
-def resnet(blocks: int = 2) -> Workload:
-    from transformers import ResNetConfig, ResNetForImageClassification
+@workload("BERT of transformers, 3 layers, 256 wide, 4 × 128 tokens", needs="transformers")
+def bert(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
 
-    config = ResNetConfig(
-        embedding_size=16,
-        hidden_sizes=[16, 32],
-        depths=[blocks, blocks],
-        layer_type="basic",
-        num_labels=10,
-    )
-    model = ResNetForImageClassification(config).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # fresh ones are 0 and 1, which hides mistakes
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    return Workload(model, (torch.randn(2, 3, 32, 32),))
+    return models.bert(models.TINY if tiny else models.Size())
 
 
-MODELS: dict[str, Callable[..., Workload]] = {
-    "gpt": gpt,
-    "llama": llama,
-    "gpt2": gpt2,
-    "bert": bert,
-    "vit": vit,
-    "resnet": resnet,
-}
+@workload("ViT of transformers, 3 layers, 256 wide, 4 images of 88 × 88", needs="transformers")
+def vit(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
+
+    return models.vit(models.TINY if tiny else models.Size(), 16 if tiny else 88)
+
+
+@workload("ResNet of transformers, 2 stages of 2 layers, 8 images of 64 × 64", needs="transformers")
+def resnet(tiny: bool) -> Work:
+    from tracejit.benchmarks import models
+
+    return models.resnet(1, (8,), 1, 16) if tiny else models.resnet(2, (64, 128), 8, 64)

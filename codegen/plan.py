@@ -98,6 +98,7 @@ def render(
     writer = _Writer(program, kernel_names, memory)
     text = writer.text(title)
     manifest = {
+        "title": title,
         "inputs": len(program.inputs),
         "outputs": len(program.outputs),
         "kernels": sorted(

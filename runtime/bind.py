@@ -9,6 +9,7 @@ from typing import Any
 
 from tracejit.runtime import devices, guards, log, outputs
 from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
+from tracejit.runtime.forks import gate
 from tracejit.runtime.plan import Plan, load
 from tracejit.runtime.targets import Choice
 
@@ -46,8 +47,9 @@ def bind(
     if choice.offline:
         kernels = dict.fromkeys(stored.kernels, _not_here)
     else:
-        for name, kernel in stored.kernels.items():
-            kernels[name] = devices.load(kernel.source, kernel.binary)
+        with gate:  # it imports, and a fork may not cut that
+            for name, kernel in stored.kernels.items():
+                kernels[name] = devices.load(kernel.source, kernel.binary)
     plan = load(stored.text, stored.manifest, kernels, f"plan {stored.key[:12]}")
     rebuild = outputs.compile_tree(record.outputs)
     return Bound(
@@ -73,13 +75,13 @@ def bind_record(
     kwargs: dict[str, Any],
 ) -> Bound | None:
     """The record's plan if its guards hold on this call and the plan is whole; None otherwise."""
-    name = f"{function_key}/{record.key}"
     try:
         found = guards.GuardSet.from_json(record.guards)
-    except (KeyError, TypeError, ValueError) as problem:
-        store.store.set_aside("records", name, f"its guards are not readable: {problem!r}")
+        inputs = found.evaluate(function, args, kwargs)
+    except Exception as problem:  # of any type: what is on disk may be anything
+        why = f"its guards are not readable: {problem!r}"
+        store.store.set_aside("records", f"{function_key}/{record.key}", why)
         return None
-    inputs = found.evaluate(function, args, kwargs)
     if isinstance(inputs, guards.Failure):
         log.say(log.FUSION, f"stored record {record.key[:12]} does not fit: {inputs}")
         return None
@@ -88,8 +90,14 @@ def bind_record(
         return None
     try:
         bound = bind(found.compile(function), found, record, stored, choice)
-    except Exception as problem:  # a plan that this machine cannot load is made again
-        store.store.set_aside("plans", record.plan, f"it cannot be loaded: {problem!r}")
+    except RuntimeError as problem:  # the device's, out of memory perhaps: the files are as written
+        log.say(log.CACHE, f"plan {record.plan[:12]} cannot be loaded now: {problem}")
+        return None
+    except (Exception, SystemExit) as problem:  # not to be loaded here: all of it is made again
+        why = f"it cannot be loaded: {problem!r}"
+        store.store.set_aside("plans", record.plan, why)
+        for kernel in stored.kernels.values():
+            store.store.set_aside("kernels", kernel.key, why)
         return None
     store.used(function_key, record, [kernel.key for kernel in stored.kernels.values()])
     return bound

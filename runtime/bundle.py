@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,10 @@ def load(path: str | os.PathLike[str]) -> Bundle:
         raise BadBundle(path=os.fspath(path), why=problem) from None
     store = cache.shared()
     function = named_key(bundle.name, bundle.code, bundle.target, bundle.numerics)
-    if not store.write_plan(bundle.plan) or not store.write_record(function, bundle.record):
+    where = cache.environment(bundle.target, bundle.numerics)
+    if not (
+        store.write_plan(bundle.plan, where) and store.write_record(function, bundle.record, where)
+    ):
         why = f"the cache at {store.store.directory} does not take it; set TRACEJIT_CACHE_DIR"
         raise BadBundle(path=os.fspath(path), why=why)
     return bundle
@@ -122,8 +125,7 @@ def _read_plan(item: Item, target: str) -> StoredPlan:
     }
     text, manifest = found.text("plan.py"), found.fields["manifest"]
     plan.load(text, manifest, dict.fromkeys(kernels, _not_loaded), "plan of a bundle")
-    report = cache.report_from(found)
-    return StoredPlan("", text, manifest, kernels, report)
+    return replace(cache.plan_from("", found, kernels), report=cache.report_from(found))
 
 
 def _read_kernel(data: bytes, name: str, target: str) -> Kernel:
@@ -182,7 +184,7 @@ def here(bundle: Bundle) -> Bundle:
         name: Kernel(Cache.kernel_key(k.source, numerics), k.source, k.binary)
         for name, k in bundle.plan.kernels.items()
     }
-    text, manifest, report = bundle.plan.text, bundle.plan.manifest, bundle.plan.report
+    text, manifest = bundle.plan.text, bundle.plan.manifest
     key = cache.plan_key(text, manifest, kernels, target, numerics)
     guards, outputs = bundle.record.guards, bundle.record.outputs
     if ":" in target:
@@ -191,7 +193,7 @@ def here(bundle: Bundle) -> Bundle:
         guards = on_device(guards, device)
         guards = {**guards, "packages": _torch_as_here(guards["packages"])}
     record = cache.make_record(guards, outputs, key, bundle.record.summary)
-    stored = StoredPlan(key, text, manifest, kernels, report)
+    stored = replace(bundle.plan, key=key, kernels=kernels)
     return Bundle(bundle.name, bundle.code, target, numerics, record, stored, bundle.environment)
 
 

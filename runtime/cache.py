@@ -1,8 +1,10 @@
 """What is stored on disk, and under which keys: kernels, plans, and records.
 
     kernels/<key>            a kernel's text, what a launch needs to know, machine code, assembly
-    plans/<key>              a plan's text, its manifest, the keys of its kernels, explain's report
+    plans/<key>              a plan's text, manifest, kernels' keys, explain's report, the graph
     records/<function>/<key> guards as JSON, how outputs are rebuilt, and the plan they lead to
+    hits/<key>               a byte for each process that found the record
+    damaged/  locks/         what was set aside; claims of processes that are compiling
 
 A key is the sha256 of everything that can change the result: the content and `environment()`.
 """
@@ -16,20 +18,18 @@ import os
 import platform
 import re
 import sys
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from tracejit.runtime import log
 from tracejit.runtime.config import config
 from tracejit.runtime.kernel import Binary, KernelSource
 from tracejit.runtime.store import FORMAT, Item, Store, default_directory, digest
+from tracejit.runtime.version import VERSION
 
-VERSION = "0.1.0"
+T = TypeVar("T")
 MOST_RECORDS = 64  # records of one function that are looked at in a search
 
 
@@ -45,13 +45,14 @@ class Kernel:
 @dataclass(frozen=True)
 class StoredPlan:
     """A stored plan. `kernels` maps names in the text to kernels; `report` is what explain shows
-    (JSON)."""
+    (JSON); `graph` is the graph as recorded and after the passes."""
 
     key: str
     text: str
     manifest: dict[str, Any]
     kernels: dict[str, Kernel]
     report: dict[str, Any] = field(default_factory=dict)
+    graph: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,32 @@ class Record:
 def environment(target: str, numerics: str) -> dict[str, str]:
     """Everything outside the program that can change what is generated or how it runs. All keys
     contain it."""
-    needs_triton = target != "reference"
+    torch, needs_triton = _torch_version(), target != "reference"
     return {
         "format": str(FORMAT),
         "tracejit": VERSION,
         "sources": _checkout_state(),
-        "torch": f"{torch.__version__} {torch.version.git_version}",
-        "runtime": f"cuda {torch.version.cuda} hip {torch.version.hip}",
+        "torch": f"{torch['__version__']} {torch['git_version']}",
+        "runtime": f"cuda {torch['cuda']} hip {torch['hip']}",
         "triton": _triton_version() if needs_triton else "",
         "python": f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}",
         "machine": platform.machine(),
         "target": target,
         "numerics": numerics,
     }
+
+
+def _torch_version() -> Mapping[str, Any]:
+    """The names in torch/version.py, without importing torch: the command line does not wait for
+    it."""
+    if "torch" in sys.modules:
+        return dict(vars(sys.modules["torch"].version))
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return vars(importlib.import_module("torch.version"))
+    import runpy
+
+    return runpy.run_path(str(Path(spec.origin).with_name("version.py")))
 
 
 def _triton_version() -> str:
@@ -123,7 +137,7 @@ class Cache:
 
     def __init__(self, directory: Path | None = None) -> None:
         self.store = Store(directory or default_directory())
-        self._trimmed = False
+        self._counted: set[tuple[int, str]] = set()  # processes and records: hits that are counted
 
     # kernels
 
@@ -132,56 +146,68 @@ class Cache:
         """The key of a kernel from what it is made of, known before it is compiled."""
         return digest(environment(source.target, numerics), source.to_json())
 
-    def write_kernel(self, kernel: Kernel) -> bool:
-        """Store a kernel; False if the disk does not take it."""
-        return self.store.write("kernels", kernel.key, kernel_item(kernel))
+    def write_kernel(self, kernel: Kernel, where: Mapping[str, str] | None = None) -> bool:
+        """Store a kernel, made in the environment `where`; False if the disk does not take it."""
+        return self.store.write("kernels", kernel.key, kernel_item(kernel), where)
 
     def read_kernel(self, key: str) -> Kernel | None:
         """The kernel, or None if it is not stored (or was damaged)."""
-        item = self.store.read("kernels", key)
-        return None if item is None else kernel_from(key, item)
+        return self._read("kernels", key, functools.partial(kernel_from, key))
+
+    def holds(self, kernel: Kernel) -> bool:
+        """Whether the kernel is stored; renews its time."""
+        found = self.read_kernel(kernel.key)
+        self.store.touch("kernels", kernel.key)
+        return found is not None and found.source == kernel.source
+
+    def _read(self, kind: str, key: str, make: Callable[[Item], T | None]) -> T | None:
+        """What `make` makes of an item; one that it cannot read is set aside."""
+        item = self.store.read(kind, key)
+        if item is None:
+            return None
+        try:
+            return make(item)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
+            self.store.set_aside(kind, key, f"it is not as this version writes it ({problem!r})")
+            return None
 
     # plans
 
-    def write_plan(self, plan: StoredPlan) -> bool:
+    def write_plan(self, plan: StoredPlan, where: Mapping[str, str] | None = None) -> bool:
         """Store a plan and those of its kernels that are not stored yet, kernels first."""
-        if not self._trimmed:  # once in a process is enough
-            self._trimmed = True
-            self.store.trim()
         for kernel in plan.kernels.values():
-            if not self.store.path("kernels", kernel.key).exists() and not self.write_kernel(
-                kernel
-            ):
+            if not self.holds(kernel) and not self.write_kernel(kernel, where):
                 return False
-        return self.store.write("plans", plan.key, plan_item(plan))
+        return self.store.write("plans", plan.key, plan_item(plan), where)
 
     def read_plan(self, key: str) -> StoredPlan | None:
         """The plan with all its kernels, or None if any part is missing or damaged."""
-        item = self.store.read("plans", key)
-        if item is None:
-            return None
+        return self._read("plans", key, functools.partial(self._plan, key))
+
+    def _plan(self, key: str, item: Item) -> StoredPlan | None:
         kernels = {}
         for name, kernel_key in item.fields["kernels"].items():
             kernel = self.read_kernel(kernel_key)
             if kernel is None:
                 return None
             kernels[name] = kernel
-        return StoredPlan(key, item.text("plan.py"), item.fields["manifest"], kernels)
+        return plan_from(key, item, kernels)
 
     def read_report(self, key: str) -> dict[str, Any]:
         """What explain shows of a plan; {} if it is not stored."""
-        item = self.store.read("plans", key)
-        return report_from(item) if item else {}
+        return self._read("plans", key, report_from) or {}
 
     # records
 
-    def write_record(self, function: str, record: Record) -> bool:
+    def write_record(
+        self, function: str, record: Record, where: Mapping[str, str] | None = None
+    ) -> bool:
         """Store a record of a function. Its plan must have been stored before."""
-        return self.store.write("records", f"{function}/{record.key}", record_item(record))
+        return self.store.write("records", f"{function}/{record.key}", record_item(record), where)
 
     def read_record(self, function: str, key: str) -> Record | None:
-        item = self.store.read("records", f"{function}/{key}")
-        return None if item is None else record_from(key, item)
+        """The record, or None if it is not stored (or was damaged)."""
+        return self._read("records", f"{function}/{key}", functools.partial(record_from, key))
 
     def records(self, function: str) -> Iterator[Record]:
         """Stored records of a function, those used last first."""
@@ -191,7 +217,12 @@ class Cache:
                 yield record
 
     def used(self, function: str, record: Record, kernels: Iterable[str]) -> None:
-        """Note that a record led to a plan, for least-recently-used order."""
+        """Note that a record led to a plan: for least-recently-used order, and as a hit, one for
+        each process."""
+        hit = (os.getpid(), record.key)  # a forked child is another process
+        if hit not in self._counted:
+            self._counted.add(hit)
+            self.store.hit(record.key)
         self.store.touch("records", f"{function}/{record.key}")
         self.store.touch("plans", record.plan)
         for key in kernels:
@@ -236,8 +267,18 @@ def kernel_from(key: str, item: Item) -> Kernel:
 def plan_item(plan: StoredPlan) -> Item:
     """A plan as the content of a file, its kernels by key."""
     keys = {name: kernel.key for name, kernel in plan.kernels.items()}
-    parts = {"plan.py": plan.text.encode(), "report.json": json.dumps(plan.report).encode()}
+    parts = {
+        "plan.py": plan.text.encode(),
+        "report.json": json.dumps(plan.report).encode(),
+        "graph.txt": plan.graph.encode(),
+    }
     return Item({"manifest": plan.manifest, "kernels": keys}, parts)
+
+
+def plan_from(key: str, item: Item, kernels: dict[str, Kernel]) -> StoredPlan:
+    """The plan that `plan_item` described, without its report, which no call needs."""
+    text, graph = item.text("plan.py"), item.text("graph.txt")
+    return StoredPlan(key, text, item.fields["manifest"], kernels, graph=graph)
 
 
 def report_from(item: Item) -> dict[str, Any]:
@@ -259,14 +300,12 @@ def record_from(key: str, item: Item) -> Record:
 
 
 _caches: dict[str, Cache] = {}
-_lock = threading.Lock()
 
 
 def shared() -> Cache:
     """The process's cache for the directory that the configuration names now."""
-    with _lock:
-        cache = _caches.get(config.cache_dir)
-        if cache is None:
-            cache = _caches[config.cache_dir] = Cache()
-            log.say(log.CACHE, f"cache at {cache.store.directory}")
-        return cache
+    cache = _caches.get(config.cache_dir)
+    if cache is None:  # no lock, which a fork could leave locked: of two made at once, one is kept
+        cache = _caches.setdefault(config.cache_dir, Cache())
+        log.say(log.CACHE, f"cache at {cache.store.directory}")
+    return cache

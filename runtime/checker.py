@@ -14,14 +14,13 @@ collection drops all bindings first, so that models in reference cycles die too.
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 
-from tracejit.runtime import log
+from tracejit.runtime import forks, log
 from tracejit.runtime.checktext import MISS, Function, Text
 from tracejit.runtime.errors import CompilerWarning
 from tracejit.runtime.guards import Failure, GuardSet
@@ -67,7 +66,7 @@ class Checker:
         self.codes: dict[str, CodeType] = {}  # text -> code: binding again does not compile again
         self.held = 0  # evaluations that held
         self.suspect = -1  # the node that failed last: likely to fail again, and looked at first
-        self.lock = threading.RLock()
+        self.lock = forks.Lock()
         _live.add(self)
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:

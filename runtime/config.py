@@ -1,4 +1,4 @@
-"""Every environment variable of tracejit, in one table, checked when tracejit is imported.
+"""Every environment variable of tracejit, in one table, checked when tracejit is first used.
 
 `config` holds the values in force; tests set its fields. What changes generated code is part of
 every cache key.
@@ -49,8 +49,23 @@ def _target(text: str) -> str:
     return text
 
 
+def size_of(text: str) -> int:
+    """Bytes: `500`, `20KB`, `1.5GiB` (powers of 1024). Raises ValueError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.I)
+    if found is None:
+        raise ValueError(text)
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2].lower() or " "))
+
+
 FLAGS: tuple[Flag, ...] = (
     Flag("TRACEJIT_CACHE_DIR", "cache_dir", "a directory", "where compiled programs are kept", str),
+    Flag(
+        "TRACEJIT_CACHE_LIMIT",
+        "cache_limit",
+        "a size such as 500MB or 4GiB",
+        "what the cache may take on disk; what was used longest ago is removed first",
+        size_of,
+    ),
     Flag(
         "TRACEJIT_DEBUG",
         "debug",
@@ -82,6 +97,7 @@ class Config:
     """The settings in force. Field names are those of FLAGS."""
 
     cache_dir: str = ""  # empty: the platform's cache directory
+    cache_limit: int = 4 << 30  # bytes
     debug: int = 0
     strict: bool = False
     target: str = ""

@@ -7,15 +7,15 @@ also kernel source.
 from __future__ import annotations
 
 import sys
-import threading
 import warnings
 
+from tracejit.runtime import forks
 from tracejit.runtime.config import config
 
 CACHE, FUSION, PASSES, SOURCE = 1, 2, 3, 4
 
 _shown: set[str] = set()
-_lock = threading.Lock()
+_lock = forks.Lock()
 
 
 def enabled(level: int) -> bool:

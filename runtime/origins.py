@@ -21,6 +21,7 @@ _OWN = tuple(
     {_HERE + os.sep}
     | {os.path.realpath(os.path.join(_HERE, part)) + os.sep for part in ("", "runtime", "codegen")}
 )
+_MODELS = os.path.join(_HERE, "benchmarks") + os.sep  # what is compiled, not what compiles it
 # Not by sysconfig, whose tables take 1.5 ms of a warm start to load.
 _STDLIB = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -31,7 +32,7 @@ def origin_of_file(filename: str) -> str:
     """CORE, OWN, LIBRARY or USER for a code object's `co_filename`."""
     if filename.startswith("<frozen "):
         return CORE
-    if filename.startswith(_OWN):
+    if filename.startswith(_OWN) and not filename.startswith(_MODELS):
         return OWN
     path = os.path.realpath(filename)
     if path.startswith(_TORCH) or filename.startswith(_TORCH):

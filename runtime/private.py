@@ -8,12 +8,13 @@ checked with, and what breaks without it. tests/runtime/test_private.py calls ea
 from __future__ import annotations
 
 import functools
-import threading
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from tracejit.runtime import forks
 
 Allocate = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], torch.Tensor]
 Reinterpret = Callable[[torch.Tensor, tuple[int, ...], tuple[int, ...], int], torch.Tensor]
@@ -143,8 +144,8 @@ def tensor_guards(tensors: list[torch.Tensor]) -> Callable[..., bool]:
 
 
 # Held while triton.language is patched for interpreting, and while a kernel's text is turned into
-# Triton's IR: both use the same module, so they cannot happen at once.
-triton_language = threading.RLock()
+# Triton's IR: both use the same module, so they cannot happen at once. Taken inside of forks.gate.
+triton_language = forks.Lock()
 
 
 @functools.cache

@@ -1,292 +1,342 @@
 """A content-checked store of small files under one private directory.
 
-A file is a header line, a JSON line and raw parts (texts and binaries) one after another:
-
-    tracejit 1 <kind> <sha256 of everything after this line>
-    {"parts": {"plan.py": 812}, …}
-    <812 bytes>
-
-Writes go to a temporary file that is renamed over the name, so readers need no lock and see all of
-a file or nothing. A file whose header or digest does not fit is reported, moved aside to
-`damaged/`, and treated as absent. Nothing is ever unpickled. Any number of processes may use one
-directory at once.
+Any number of processes may use one directory at once, on any disk: readers need no lock, a file is
+there whole or not at all (runtime.files), and whatever goes wrong with a disk or a file costs a
+warning, never a call. A file whose header or digest does not fit is reported, moved aside to
+`damaged/`, and treated as absent; one of another version of the format is absent and left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import errno
 import os
+import re
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tracejit.runtime import log
+from tracejit.runtime import directory as folders
+from tracejit.runtime import log, upkeep
 from tracejit.runtime.config import config
+from tracejit.runtime.directory import default_directory
 from tracejit.runtime.errors import CacheWarning
+from tracejit.runtime.files import (
+    FORMAT,
+    HOST,
+    Damaged,
+    Item,
+    OtherFormat,
+    decode,
+    digest,
+    encode,
+    of_this_format,
+    peek,
+    renamed,
+    write_atomically,
+)
+from tracejit.runtime.upkeep import DAMAGED, HITS, KINDS, File, Leftover
 
-FORMAT = 1
-KINDS = ("kernels", "plans", "records")
-MOST_BYTES = 4 << 30  # what the files of one cache may take
-_TOUCH_AFTER = 3600.0  # seconds: a read renews the file's time at most this often
+__all__ = [
+    "DAMAGED",
+    "FORMAT",
+    "HITS",
+    "KINDS",
+    "Damaged",
+    "File",
+    "Item",
+    "Leftover",
+    "OtherFormat",
+    "Store",
+    "decode",
+    "default_directory",
+    "digest",
+    "encode",
+    "write_atomically",
+]
 
-
-@dataclass(frozen=True)
-class Item:
-    """The content of one file: JSON fields and named raw parts."""
-
-    fields: dict[str, Any]
-    parts: dict[str, bytes] = field(default_factory=dict)
-
-    def text(self, name: str) -> str:
-        """A part as UTF-8 text."""
-        return self.parts[name].decode()
-
-
-def default_directory() -> Path:
-    """TRACEJIT_CACHE_DIR, else the platform's directory for caches with `tracejit` in it."""
-    if config.cache_dir:
-        return Path(config.cache_dir).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "tracejit"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "tracejit"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracejit"
-
-
-def encode(kind: str, item: Item) -> bytes:
-    """The bytes of a file."""
-    sizes = {name: len(data) for name, data in item.parts.items()}
-    line = json.dumps({**item.fields, "parts": sizes}, separators=(",", ":")).encode()
-    body = b"".join((line, b"\n", *item.parts.values()))
-    digest = hashlib.sha256(body).hexdigest()
-    return f"tracejit {FORMAT} {kind} {digest}\n".encode() + body
-
-
-def decode(kind: str, data: bytes) -> Item:
-    """The content of a file's bytes. Raises ValueError, with the reason, unless every byte is as
-    written."""
-    header, _, body = data.partition(b"\n")
-    words = header.split(b" ")
-    if len(words) != 4 or words[0] != b"tracejit":
-        raise ValueError("it is not a file that tracejit wrote, or its beginning is lost")
-    if words[1] != str(FORMAT).encode():
-        raise ValueError(
-            f"it has format {words[1].decode(errors='replace')}, this version reads {FORMAT}"
-        )
-    if words[2] != kind.encode():
-        raise ValueError(f"it holds {words[2].decode(errors='replace')}, not {kind}")
-    if hashlib.sha256(body).hexdigest().encode() != words[3]:
-        raise ValueError("its content does not have its digest: it was truncated or changed")
-    line, _, rest = body.partition(b"\n")
-    fields = json.loads(line)
-    parts, start = {}, 0
-    for name, size in fields.pop("parts").items():
-        parts[name] = rest[start : start + size]
-        start += size
-    return Item(fields, parts)
+_KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # what a file says is no path to elsewhere
+# Another process removed a folder or a temporary file: no fault of the disk.
+_GONE = (errno.ENOENT, errno.ESTALE)
+PAUSE = 60.0  # seconds after which a disk that took nothing is tried again
+_TOUCH_AFTER = 60.0  # seconds: a read renews the file's time at most this often
+_SETTLES = 0.1  # seconds in which a file is written
+_TRIM_PARTS = 16  # the size is looked at again when this part of the limit was written
 
 
 class Store:
-    """The files of one directory. Every method is safe to call from any thread; none raises for a
-    bad disk or file."""
+    """The files of one directory. Every method is safe to call from any thread and after a fork;
+    those that programs use (`read` to `touch`) never raise for a bad disk or file.
+
+    Looking (`files`, `leftovers`, `keys`, `peek`, `inspect`, `hits`, `refusal`) changes nothing.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._ready: bool | None = (
-            None  # None: not looked at yet; False: refused, nothing is read or written
-        )
-        self._writable = True
-        self._lock = threading.Lock()
+        self._ready: bool | None = None  # None: not looked at yet, or absent; False: refused
+        self._paused_until = 0.0  # by the monotonic clock
+        self._left: int | None = None  # bytes of all files after the last trim; None: never
+        self._written = 0  # bytes written since then
 
-    def usable(self) -> bool:
-        """Whether the directory is ours and private; makes it if it is absent. A refusal warns
-        once."""
+    # what programs use
+
+    def usable(self, create: bool = True) -> bool:
+        """Whether the directory is there, ours and private; makes it so where it can. A refusal
+        warns once."""
         if self._ready is None:
-            with self._lock:
-                self._ready = self._prepare()
-        return self._ready
+            self._ready = self._prepared(create)
+        return bool(self._ready)
 
-    def _prepare(self) -> bool:
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as problem:
-            return self._refuse(f"cannot be made ({problem.strerror})")
-        try:
-            status = self.directory.stat()
-        except OSError as problem:
-            return self._refuse(f"cannot be looked at ({problem.strerror})")
-        if hasattr(os, "getuid"):
-            if status.st_uid != os.getuid():
-                return self._refuse(
-                    f"belongs to user {status.st_uid}, and a cache holds code that is run"
-                )
-            if status.st_mode & 0o077:
-                return self._make_private()
-        return True
+    def writable(self) -> bool:
+        """Whether `write` would try to write now."""
+        return time.monotonic() >= self._paused_until and self.usable()
 
-    def _make_private(self) -> bool:
-        try:
-            self.directory.chmod(0o700)
-        except OSError as problem:
-            return self._refuse(
-                f"is open to other users and cannot be made private ({problem.strerror})"
-            )
-        return True
+    def _prepared(self, create: bool) -> bool | None:
+        why = self._refusal(create)
+        if why:
+            text = f"the cache directory {self.directory} {why}; nothing is cached"
+            log.warn_once(text, CacheWarning)
+        return None if why is None else not why
 
-    def _refuse(self, why: str) -> bool:
-        text = f"the cache directory {self.directory} {why}; nothing is cached"
-        log.warn_once(text, CacheWarning)
-        return False
+    def _refusal(self, create: bool) -> str | None:
+        """Why the directory may not be used, or ""; None if it is absent."""
+        for _ in range(3):  # another process may remove it as soon as it is made
+            try:
+                return folders.make_private(self.directory)
+            except FileNotFoundError:
+                why = folders.make(self.directory) if create else None
+                if why != "":
+                    return why
+        return None
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the item of this kind and key lies. A record's key is `function/record`."""
+        """Where the item of this kind and key lies. A record's key is `function/record`. Raises
+        FileNotFoundError for what is no key, such as a path that leads elsewhere."""
+        if not _KEY.fullmatch(str(key)):
+            raise FileNotFoundError(errno.ENOENT, "this is no key", str(key))
         return self.directory / kind / key
 
+    def has(self, kind: str, key: str) -> bool:
+        """Whether a file is there that begins as one of this kind and format."""
+        try:
+            return of_this_format(kind, self.path(kind, key))
+        except FileNotFoundError:
+            return False
+
     def read(self, kind: str, key: str) -> Item | None:
-        """The item, or None if there is none or its file is damaged (which is reported, and the
-        file set aside)."""
-        if not self.usable():
+        """The item, or None if there is none, it is of another format, or its file is damaged
+        (which is reported, and the file set aside)."""
+        if not self.usable(create=False):
             return None
         path = f"{self.directory}/{kind}/{key}"
+        if not _KEY.fullmatch(str(key)):
+            return None
         try:
             with open(path, "rb") as file:
+                stranger = folders.stranger(os.fstat(file.fileno()))
                 data = file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as problem:
             log.warn_once(f"cache file {path} cannot be read: {problem}", CacheWarning)
             return None
-        try:
-            return decode(kind, data)
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            self.set_aside(kind, key, str(problem))
+        if stranger:  # it was there before the directory was closed to others
+            self.set_aside(kind, key, f"it {stranger}")
             return None
+        try:
+            return decode(kind, data, key)
+        except OtherFormat as other:
+            log.say(log.CACHE, f"cache file {path} is not used: {other}")
+        except Damaged as problem:
+            self.set_aside(kind, key, str(problem), damaged=True)
+        return None
 
-    def write(self, kind: str, key: str, item: Item) -> bool:
-        """Store the item, whole or not at all. False, with one warning, if the disk does not take
-        it."""
-        if not self.usable() or not self._writable:
+    def write(
+        self, kind: str, key: str, item: Item, environment: Mapping[str, str] | None = None
+    ) -> bool:
+        """Store the item, whole or not at all, with who wrote it, when, and in what environment.
+        False, with one warning, if the disk does not take it."""
+        if not _KEY.fullmatch(key) or not self.writable():
             return False
         path = self.path(kind, key)
+        data = encode(kind, replace(item, written=stamp(environment or {})), key)
+        self._make_room(len(data))
         try:
-            for folder in reversed(path.relative_to(self.directory).parents[:-1]):
-                (self.directory / folder).mkdir(mode=0o700, exist_ok=True)
-            write_atomically(path, encode(kind, item))
+            self._put(path, data)
         except OSError as problem:
-            self._writable = False
-            text = f"the cache at {self.directory} cannot be written ({problem.strerror})"
-            log.warn_once(f"{text}; nothing more is stored", CacheWarning)
+            self._pause(problem)
             return False
+        self._written += len(data)
         return True
 
-    def set_aside(self, kind: str, key: str, why: str) -> None:
-        """Report a damaged file by name and move it to `damaged/`, so that it is made again."""
-        path = self.path(kind, key)
-        log.warn_once(
-            f"cache file {path} is not used: {why}. It is set aside and made again", CacheWarning
-        )
-        aside = self.directory / "damaged" / f"{kind}-{key.replace('/', '-')}"
+    def _put(self, path: Path, data: bytes) -> None:
+        """Write the file; once more if another process removed its folder or it, unfinished."""
         try:
-            aside.parent.mkdir(mode=0o700, exist_ok=True)
-            path.replace(aside)
+            self._put_once(path, data)
+        except OSError as problem:
+            self._ready = None
+            if problem.errno not in _GONE or not self.usable():
+                raise
+            self._put_once(path, data)
+
+    def _put_once(self, path: Path, data: bytes) -> None:
+        for folder in reversed(path.relative_to(self.directory).parents[:-1]):
+            (self.directory / folder).mkdir(mode=0o700, exist_ok=True)
+        write_atomically(path, data)
+
+    def _pause(self, problem: OSError) -> None:
+        """Write nothing for a while, so that a bad disk costs a program no time."""
+        self._paused_until = time.monotonic() + PAUSE
+        text = f"the cache at {self.directory} cannot be written ({problem.strerror or problem})"
+        again = f"nothing is stored; it is tried again after {PAUSE:.0f} seconds"
+        log.warn_once(f"{text}; {again}", CacheWarning)
+
+    def set_aside(self, kind: str, key: str, why: str, damaged: bool = False) -> None:
+        """Report a file that cannot be used by name and move it to `damaged/`, so that it is made
+        again.
+
+        `damaged`: its bytes are not as written, so if what was moved is whole, another process has
+        just replaced it, and it is put back.
+        """
+        aside, end = self.directory / DAMAGED, "is made again"
+        try:
+            path = self.path(kind, key)
+            aside.mkdir(mode=0o700, exist_ok=True)
+            aside /= f"{kind}-{key.replace('/', '-')}"
+            if not renamed(path, aside):
+                time.sleep(_SETTLES)  # without rename, another process may just be writing it
+                if damaged and _is_whole(kind, path, key):
+                    return
+                os.unlink(path)
+            elif damaged and _is_whole(kind, aside, key):
+                os.replace(aside, path)
+                return
+            else:
+                end = "is set aside and made again"
         except OSError:
             pass  # another process did it, or the disk is read-only: it stays unused either way
+        name = f"cache file {self.directory}/{kind}/{key}"
+        log.warn_once(f"{name} is not used: {why}. It {end}", CacheWarning)
 
     def touch(self, kind: str, key: str) -> None:
         """Note that the item was used, for least-recently-used order."""
-        path = self.path(kind, key)
+        path = f"{self.directory}/{kind}/{key}"
+        with contextlib.suppress(OSError):  # the order is a hint
+            if not 0 <= time.time() - os.stat(path).st_mtime <= _TOUCH_AFTER:
+                os.utime(path)
+
+    def hit(self, record_key: str) -> None:
+        """Count a process that found the record."""
+        path = f"{self.directory}/{HITS}/{record_key.rpartition('/')[2]}"
+        with contextlib.suppress(OSError):
+            try:
+                _append(path)
+            except FileNotFoundError:
+                os.mkdir(os.path.dirname(path), 0o700)
+                _append(path)
+
+    # looking
+
+    def refusal(self) -> str:
+        """Why programs would not use the directory as it is, in words that follow its name; "" if
+        they would, also if it is absent."""
         try:
-            status = path.stat()
-            now = time.time()
-            if now - status.st_mtime > _TOUCH_AFTER:
-                os.utime(path, (now, now))
-        except OSError:
-            pass  # the order is a hint
+            return folders.refusal(self.directory)
+        except FileNotFoundError:
+            return ""
 
-    def trim(self, most: int = MOST_BYTES) -> int:
-        """Remove what was used longest ago if the files take more than `most` bytes; bytes removed.
+    def files(self, kind: str = "") -> Iterator[File]:
+        """The whole files of a kind (one of KINDS, or `damaged`), or of all KINDS."""
+        for each in (kind,) if kind else KINDS:
+            yield from upkeep.files(self.directory, each)
 
-        A process that still needs a removed file makes it again.
-        """
-        if not self.usable():
-            return 0
-        files = []
-        for path, _ in _files(self.directory, ""):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                files.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in files)
-        goal, removed = (total - most * 3 // 4 if total > most else 0), 0
-        for _, size, path in sorted(files):
-            if removed >= goal:
-                break
-            with contextlib.suppress(OSError):
-                path.unlink()
-                removed += size
-        return removed
+    def leftovers(self) -> Iterator[Leftover]:
+        """Temporary files and claims, also those in use."""
+        return upkeep.leftovers(self.directory)
 
     def keys(self, kind: str, under: str = "") -> list[str]:
         """Keys of this kind, those used last first. For records, `under` is the function's key."""
-        if not self.usable():
-            return []
-        found = []
-        for path, key in _files(self.directory / kind / under, under):
-            try:
-                found.append((path.stat().st_mtime_ns, key))
-            except OSError:
-                continue  # removed by another process
-        return [key for _, key in sorted(found, reverse=True)]
+        return upkeep.keys(self.directory, kind, under)
+
+    def peek(self, kind: str, key: str) -> Item:
+        """Fields of the item and who wrote it, without parts and not checked by its digest. Raises
+        FileNotFoundError, OSError, Damaged, OtherFormat."""
+        return peek(kind, self.path(kind, key), key)
+
+    def inspect(self, kind: str, key: str) -> Item:
+        """The item, every byte checked. Raises FileNotFoundError, OSError, Damaged, OtherFormat."""
+        return decode(kind, self.path(kind, key).read_bytes(), key)
+
+    def hits(self, record_key: str) -> int:
+        """How many processes found the record."""
+        try:
+            return os.stat(self.directory / HITS / record_key.rpartition("/")[2]).st_size
+        except OSError:
+            return 0
+
+    # keeping
+
+    def remove(self, kind: str, key: str) -> int:
+        """Remove an item, of a record also its count of hits; bytes freed, 0 if it was gone."""
+        try:
+            freed = upkeep.remove(self.path(kind, key))
+        except FileNotFoundError:
+            return 0
+        if kind == "records":
+            upkeep.remove(self.directory / HITS / key.rpartition("/")[2])
+        return freed or 0
+
+    def sweep(self) -> int:
+        """Remove temporary files and claims of processes that are gone; how many."""
+        return upkeep.sweep(self.directory)
+
+    def trim(self, most: int | None = None) -> int:
+        """Remove what was used longest ago if the files take more than `most` bytes (by default
+        config.cache_limit), and leftovers; bytes of files removed.
+
+        A process that still needs a removed file makes it again.
+        """
+        self.sweep()
+        done = upkeep.trim(self.directory, config.cache_limit if most is None else most)
+        self._left, self._written = done.left, 0
+        return done.removed
+
+    def _make_room(self, size: int) -> None:
+        """Trim before a write, so that what is written is not what is removed: the first time, when
+        the limit is reached, and at times because other processes write too."""
+        most = config.cache_limit
+        if self._left is None or self._written * _TRIM_PARTS > most:
+            self.trim()
+        elif self._left + self._written + size > most:
+            self.trim(max(most - size, 0))
 
 
-def _files(root: Path, prefix: str) -> Iterator[tuple[Path, str]]:
-    """Files below `root` with their keys, temporary ones left out."""
+def stamp(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Who writes, and when."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+        "host": HOST,
+        "program": os.path.basename(sys.argv[0]) if sys.argv else "",
+        "environment": dict(environment),
+    }
+
+
+def _append(path: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        entries = list(os.scandir(root))
-    except OSError:
-        return
-    for entry in entries:
-        key = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path), key)
-        else:
-            yield Path(entry.path), key
+        os.write(handle, b".")
+    finally:
+        os.close(handle)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temporary file in the same directory, synced, then renamed over the name."""
-    handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
+def _is_whole(kind: str, path: Path, key: str) -> bool:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def digest(*pieces: Mapping[str, Any] | str | bytes) -> str:
-    """sha256 over the pieces, JSON objects in sorted order, each with its length so that none runs
-    into the next."""
-    total = hashlib.sha256()
-    for piece in pieces:
-        if isinstance(piece, str):
-            data = piece.encode()
-        elif isinstance(piece, bytes):
-            data = piece
-        else:
-            data = json.dumps(piece, sort_keys=True, separators=(",", ":")).encode()
-        total.update(f"{len(data)}:".encode())
-        total.update(data)
-    return total.hexdigest()
+        decode(kind, path.read_bytes(), key)
+    except (OSError, Damaged):
+        return False
+    return True

@@ -7,6 +7,7 @@ A target is a string: `interpret`, `reference`, `cuda:90`, `hip:gfx942`.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime.config import config
+from tracejit.runtime.errors import MissingExtra
 from tracejit.runtime.reasons import Reason
 
 
@@ -40,11 +42,11 @@ def _native(device: str) -> Choice:
 
 
 def _interpret(device: str) -> Choice:
-    return (
-        Choice("interpret")
-        if device == "cpu"
-        else _none(f"the interpreter runs CPU tensors, not {device}")
-    )
+    if importlib.util.find_spec("numpy") is None:
+        return _none(str(MissingExtra(what="the interpreter", packages="numpy", extra="cpu")))
+    if device != "cpu":
+        return _none(f"the interpreter runs CPU tensors, not {device}")
+    return Choice("interpret")
 
 
 def _reference(device: str) -> Choice:

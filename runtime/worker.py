@@ -16,6 +16,10 @@ from collections.abc import Callable
 Job = Callable[[], None]
 
 
+class Leaving(Exception):
+    """The process is exiting: the job under way need not wait for anything any more."""
+
+
 class Worker:
     """A queue of jobs and the daemon thread that runs them one after another. A job may not
     raise."""
@@ -27,12 +31,12 @@ class Worker:
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._closed = False
+        self.closing = False  # exit has begun
 
     def submit(self, job: Job) -> None:
         """Run the job soon. After exit has begun it is dropped."""
         with self._lock:
-            if self._closed:
+            if self.closing:
                 return
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -55,7 +59,7 @@ class Worker:
     def close(self) -> None:
         """Finish the job under way, drop the others."""
         with self._lock:
-            self._closed = True
+            self.closing = True
             thread = self._thread
         while True:
             try:

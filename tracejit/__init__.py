@@ -3,7 +3,9 @@
     @tracejit.compile
     def f(x, w): ...
 
-Importing it loads neither the tracer nor the generators nor sympy: a stored plan runs without them.
+Importing it loads nothing: what it holds is imported when it is first used, torch too, so that the
+command line answers at once. Compiling imports no tracer, generator or sympy before a call needs
+them: a stored plan runs without. The settings are read, and checked, at the first use.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tracejit.api import compile
-from tracejit.runtime.cache import VERSION as __version__
 from tracejit.runtime.errors import TracejitError
+from tracejit.runtime.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from tracejit.ahead import build
+    from tracejit.api import compile
     from tracejit.report import explain, last_traces
     from tracejit.runtime.bundle import load
 
@@ -25,6 +27,7 @@ __all__ = ["TracejitError", "__version__", "build", "compile", "explain", "last_
 # Loaded when first asked for (PEP 562).
 _LATER = {
     "build": "tracejit.ahead",
+    "compile": "tracejit.api",
     "explain": "tracejit.report",
     "last_traces": "tracejit.report",
     "load": "tracejit.runtime.bundle",

@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
@@ -22,11 +23,14 @@ from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
 from tracejit.ir.graph import Graph, Value, map_values
 from tracejit.ir.split import split_reductions
+from tracejit.runtime import forks
 from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.worker import Leaving
 
 # Expressions are shared within one lowering (fuse.scalar), so two may not run side by side.
-_one_at_a_time = threading.Lock()
-Known = Callable[[KernelSource], "Binary | None"]
+_one_at_a_time = forks.Lock(threading.Lock)
+Make = Callable[[Sequence[KernelSource]], Sequence[Binary]]
+Binaries = Callable[[Sequence[KernelSource], Make], Sequence[Binary]]
 
 
 @dataclass
@@ -72,12 +76,12 @@ class Pipeline:
     target: str
     numerics: str = "eager"
     title: str = ""
-    known: Known = lambda source: None  # binaries compiled before, by source
+    binaries: Binaries = lambda sources, make: make(sources)  # finds some, makes the others
     history: list[Stage] = field(default_factory=list)
 
     def build(self, graph: Graph) -> Built:
         """All stages, in order. Raises StageFailed; `history` keeps what was made until then."""
-        with _one_at_a_time:
+        with _one_at_a_time, forks.gate:
             program, kernels = self.lower(graph)
             scalar.clear()
         with self.stage("plan") as show:
@@ -120,13 +124,11 @@ class Pipeline:
         }
 
     def compile(self, kernels: dict[str, KernelSource]) -> dict[str, Binary | None]:
-        """Machine code for each kernel that is not known yet; None for targets that have none."""
+        """Machine code for each kernel; None for targets that have none."""
         if ":" not in self.target:
             return dict.fromkeys(kernels)
-        found: dict[str, Binary | None] = {name: self.known(s) for name, s in kernels.items()}
-        missing = [name for name, binary in found.items() if binary is None]
-        made = offline.compile_kernels([kernels[n] for n in missing], self.target)
-        return {**found, **dict(zip(missing, made, strict=True))}
+        make = functools.partial(offline.compile_kernels, target=self.target)
+        return dict(zip(kernels, self.binaries(list(kernels.values()), make), strict=True))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[Any], None]]:
@@ -135,6 +137,8 @@ class Pipeline:
         made: list[Any] = []
         try:
             yield made.append
+        except Leaving:
+            raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             self.history.append(Stage(name, time.perf_counter() - start, str, text))

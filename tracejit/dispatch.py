@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracejit.runtime import ambient, cache, log, targets
+from tracejit.runtime import ambient, cache, forks, log, targets
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
 from tracejit.runtime.identity import describe, function_key
@@ -99,7 +99,7 @@ class Dispatcher:
         self.reasons: list[Reason] = []  # fallbacks so far, each once
         self.traces: list[Any] = []  # the program after each stage of the last compilation
         self.missed: Failure | None = None  # the guard that failed when it was last recorded again
-        self.lock = threading.Lock()
+        self.lock = forks.Lock(threading.Lock)  # not reentrant: a nested call runs eagerly
         _all.add(self)
 
     @property
@@ -133,11 +133,21 @@ class Dispatcher:
         entry.run = None
         entry.fail(reason, error)
         self.note(reason)
+        if entry.source == "disk" and not isinstance(
+            error, RuntimeError
+        ):  # other than the device's
+            self.disown(entry, f"its plan raised {reason.text}")
         if self.strict:
             raise self.failure(entry)
         text = f"the compiled {self.name} raised {reason.text}; it runs eagerly from now on"
         log.warn_once(text, CompilerWarning, f"{self.name} run")
         return result
+
+    def disown(self, entry: Entry, why: str) -> None:
+        """Set the stored record of an entry aside, so that the next process compiles anew."""
+        assert entry.bound is not None
+        key = function_key(self.function, entry.bound.target, self.options.numerics)
+        cache.shared().store.set_aside("records", f"{key}/{entry.bound.record}", why)
 
     def is_lasting(self, reason: Reason, signature: Any) -> bool:
         """Whether the next call of this kind is bound to be refused too, so that it need not be
@@ -190,7 +200,7 @@ class Dispatcher:
         device = "cpu" if alone else targets.device_of(args, kwargs, self.function)
         choice = targets.choose(backend, device)
         if choice.reason is not None:
-            if choice.reason not in self.reasons and backend in ("auto", "triton"):
+            if choice.reason not in self.reasons and backend != "eager":
                 log.warn_once(choice.reason.text, BackendHint, up=3)
             return self.eagerly(choice.reason, args, kwargs)
         signature = signature_of(self.function, args, kwargs)
@@ -283,9 +293,8 @@ _all: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """In a forked child: no thread is recording or compiling; what was pending is recorded anew."""
+    """In a forked child: no thread compiles; what was pending is recorded anew."""
     for dispatcher in list(_all):
-        dispatcher.lock = threading.Lock()
         dispatcher.entries = tuple(
             e for e in dispatcher.entries if e.reason is None or e.reason.kind != "pending"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import time
 from typing import Any
 
@@ -16,16 +17,15 @@ from tracejit.codegen.plan import place
 from tracejit.dispatch import Dispatcher, Entry, milliseconds
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
 from tracejit.ir.graph import Graph
-from tracejit.runtime import cache, log
+from tracejit.runtime import cache, log, together
 from tracejit.runtime.bind import Bound, bind
 from tracejit.runtime.cache import Kernel, StoredPlan
 from tracejit.runtime.errors import CompilerWarning, RanEagerly
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import function_key
-from tracejit.runtime.kernel import Binary, KernelSource
 from tracejit.runtime.reasons import Reason
 from tracejit.runtime.targets import Choice
-from tracejit.runtime.worker import worker
+from tracejit.runtime.worker import Leaving, worker
 from tracejit.trace.observe import Observer
 from tracejit.trace.recorder import record as record_calls
 from tracejit.trace.recording import Recording
@@ -70,7 +70,11 @@ def record(
         complete(dispatcher, entry, recording, guards, choice)
 
     if dispatcher.options.wait:
-        job()
+        try:
+            job()
+        except BaseException:  # Ctrl-C: the next call begins anew
+            dispatcher.entries = tuple(e for e in dispatcher.entries if e is not entry)
+            raise
         if entry.error is not None and dispatcher.strict:
             raise dispatcher.failure(entry)
     else:
@@ -94,6 +98,8 @@ def complete(
         entry.seconds["compile"] = time.perf_counter() - start
         bound = keep(dispatcher, entry, store, stored, recording, guards, choice)
         entry.become(bound, choice.offline)
+    except Leaving:
+        return
     except Exception as error:  # the user's program goes on, and hears of it once
         fail(dispatcher, entry, stages, error)
         return
@@ -112,12 +118,12 @@ def compiled(stages: compiler.Pipeline, recording: Recording, guards: GuardSet) 
     came."""
     graph, numerics = recording.graph, stages.numerics
     assert graph is not None
-    stages.known = functools.partial(known_binary, cache.shared(), numerics)
+    stages.binaries = functools.partial(together.binaries, cache.shared(), numerics)
     compiler.names_from(graph, guards.inputs)
     ops = captured(graph)
     built = stages.build(graph)
     show_decisions(built.program.decisions)
-    stored = stored_plan(built, numerics, stages.target)
+    stored = stored_plan(built, numerics, stages.target, graph_text(stages))
     stored.report.update(report(built, ops, stages))
     return stored
 
@@ -159,9 +165,11 @@ def keep(
     """Store plan and record, if the guards mean something to another process, and load the plan."""
     data = {} if guards.process_local else guards.to_json()
     written = cache.make_record(data, recording.outputs, stored.key, dispatcher.name)
-    if data and store.write_plan(stored):
-        function = function_key(dispatcher.function, choice.target, dispatcher.options.numerics)
-        store.write_record(function, written)
+    numerics = dispatcher.options.numerics
+    where = cache.environment(choice.target, numerics)
+    if data and store.write_plan(stored, where):
+        function = function_key(dispatcher.function, choice.target, numerics)
+        store.write_record(function, written, where)
     return bind(entry.check, guards, written, stored, choice)
 
 
@@ -182,20 +190,21 @@ def fail(dispatcher: Dispatcher, entry: Entry, stages: compiler.Pipeline, error:
     log.warn_once(text, CompilerWarning, f"{dispatcher.name} {stage}")
 
 
-def known_binary(store: cache.Cache, numerics: str, source: KernelSource) -> Binary | None:
-    """The binary of an equal kernel that was compiled before, perhaps for another function."""
-    kernel = store.read_kernel(cache.Cache.kernel_key(source, numerics))
-    return kernel.binary if kernel is not None else None
+def graph_text(stages: compiler.Pipeline) -> str:
+    """The graph as it was recorded and as it was scheduled."""
+    graphs = itertools.takewhile(lambda stage: stage.name != "schedule", stages.history)
+    recorded, *_, last = graphs
+    return f"# recorded\n{recorded.text}\n\n# after the passes\n{last.text}\n"
 
 
-def stored_plan(built: compiler.Built, numerics: str, target: str) -> StoredPlan:
+def stored_plan(built: compiler.Built, numerics: str, target: str, graph: str) -> StoredPlan:
     """What `built` is on disk."""
     kernels = {
         name: Kernel(cache.Cache.kernel_key(source, numerics), source, built.binaries[name])
         for name, source in built.kernels.items()
     }
     key = cache.plan_key(built.plan, built.manifest, kernels, target, numerics)
-    return StoredPlan(key, built.plan, built.manifest, kernels)
+    return StoredPlan(key, built.plan, built.manifest, kernels, graph=graph)
 
 
 def captured(graph: Graph) -> dict[str, int]:

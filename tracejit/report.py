@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tracejit import captured, reporttext
 from tracejit.api import dispatcher_of
 from tracejit.dispatch import Dispatcher, Entry
 from tracejit.runtime import cache, sharing
 from tracejit.runtime.bind import Bound
+from tracejit.runtime.cache import Kernel
+from tracejit.runtime.guards import Failure, GuardSet
 from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.worker import worker
-from tracejit.sentences import QUIET, sentences, state_words
-
-MOST_GUARDS = 30  # shown in full by str()
-MOST_NAMED = 4  # places or refusals with the same reason, shown by str()
+from tracejit.sentences import sentences
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,101 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Recompile:
+    """The guard that did not hold, so that another entry was needed. `check` is the guard's (or
+    "state", "version", "sharing", "distinct" for what is no path), `was` what had been recorded,
+    `now` what the call had."""
+
+    path: str
+    check: str
+    was: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.path} was {self.was}, is {self.now}"
+
+
+@dataclass(frozen=True)
 class EntryReport:
-    """One compiled specialisation: where it came from, its program in numbers, and its guards."""
+    """One compiled specialisation: where it came from ("recorded", "disk", or "stored" for one that
+    only lies there), its program in numbers, and its guards."""
 
     source: str
     state: str
-    target: str
-    plan: str
-    seconds: dict[str, float]
-    program: dict[str, Any]
-    guards: list[dict[str, Any]]
-    manifest: dict[str, Any]
+    target: str = ""
+    plan: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    program: dict[str, Any] = field(default_factory=dict)
+    guards: list[dict[str, Any]] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)
     plan_text: str = ""
-    kernel_texts: dict[str, str] = field(default_factory=dict)
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
     ambient: dict[str, Any] = field(default_factory=dict)  # torch's state, guarded as a whole
     libraries: dict[str, str] = field(default_factory=dict)  # whose code ran, and their versions
     sharing: str = ""  # which inputs share memory, if the program writes to some
+    record: str = ""
+    graph: str = ""  # as recorded, and after the passes
+    hits: int = 0  # of a stored one: processes that started with it
+
+    @property
+    def kernel_texts(self) -> dict[str, str]:
+        """Each kernel's source by the name that the plan calls."""
+        return {name: kernel.source.text for name, kernel in self.kernels.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """The program as data: the field `program` of the entry in JSON."""
+        program, graphs = self.program, captured.graphs(self.graph)
+        choices = program.get("decisions", [])
+        return {
+            "ops": program.get("ops", {}),
+            "captured": [asdict(operation) for operation in captured.recorded(graphs)],
+            "kernels": [self._kernel(each) for each in program.get("kernels", [])],
+            "library": [{"op": op, "line": line} for op, line in program.get("externs", [])],
+            "refused": captured.decisions([c for c in choices if not c["fused"]], graphs),
+            "fused": captured.decisions([c for c in choices if c["fused"]], graphs),
+            "launches": self.manifest.get("launches", 0),
+            "calls": self.manifest.get("calls", 0),
+            "bytes": self.manifest.get("bytes", {}),
+            "stages": [{"name": n, "seconds": s} for n, s in program.get("stages", [])],
+        }
+
+    def _kernel(self, data: dict[str, Any]) -> dict[str, Any]:
+        """A kernel of the report, with what its file knows."""
+        kernel = self.kernels.get(data["name"])
+        if kernel is None:
+            return data
+        source, binary = kernel.source, kernel.binary
+        return data | {
+            "key": kernel.key,
+            "grid": source.grid,
+            "warps": source.num_warps,
+            "tiles": source.constants,
+            "registers": binary.registers if binary else None,
+            "spills": binary.spills if binary else None,
+            "shared": binary.shared if binary else None,
+            "machine_code": len(binary.code) if binary else None,
+            "compile_seconds": binary.seconds if binary else None,
+            "text": source.text,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as JSON values; the keys are those that Explanation.to_json describes."""
+        return {
+            "source": self.source,
+            "state": self.state,
+            "target": self.target,
+            "plan": self.plan,
+            "record": self.record,
+            "hits": self.hits,
+            "seconds": self.seconds,
+            "program": self.facts(),
+            "guards": self.guards,
+            "ambient": self.ambient,
+            "libraries": self.libraries,
+            "sharing": self.sharing,
+            "plan_text": self.plan_text,
+            "graph": self.graph,
+        }
 
 
 @dataclass(frozen=True)
@@ -57,132 +137,45 @@ class Explanation:
     backend: str
     entries: list[EntryReport]
     fallbacks: list[Reason]
-    recompiled: str = ""  # the guard that failed before the last recording: path, from, to
+    recompiled: Recompile | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return asdict(self)
+        """All of it as JSON values, with these keys.
+
+        name, backend   the function, and the backend asked for
+        entries         what was compiled, one for each set of guards:
+          source          "recorded" (in this process), "disk" (a stored plan that this process
+                          runs) or "stored" (one on disk, not run now)
+          state           in words: the plan, or why there is none
+          target, plan, record, hits    keys, and the processes that started with the record
+          seconds         {"record", "compile", "total"} or {"load"}
+          program         ops {op: how often}; captured [{value, op, line, result}], in order;
+                          kernels [{name, launches, lines, strategy, reads, writes, key, grid,
+                          warps, tiles, registers, spills, shared, machine_code, compile_seconds,
+                          text}], with null where there is no machine code;
+                          library [{op, line}]; refused and fused [{reason, bytes_saved, between:
+                          two lists of {value, name, op, line}}]; launches, calls,
+                          bytes {read, written, peak, allocated}; stages [{name, seconds}]
+          guards          [{path, check, expected, text}]
+          ambient         torch's state, guarded as a whole; libraries {name: version}; sharing
+          plan_text       the plan's source; graph: the operations as recorded, and after passes
+        fallbacks       calls that ran eagerly: [{kind, text, place, about}]
+        recompiled      why the last entry was needed: {path, check, was, now, text}, or null
+        """
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "entries": [entry.to_json() for entry in self.entries],
+            "fallbacks": [r.to_json() | {"about": KINDS.get(r.kind, "")} for r in self.fallbacks],
+            "recompiled": (
+                asdict(self.recompiled) | {"text": str(self.recompiled)}
+                if self.recompiled
+                else None
+            ),
+        }
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.name} (backend={self.backend!r}): {plural(len(self.entries), 'compiled entry')}"
-        ]
-        for number, entry in enumerate(self.entries):
-            lines += [
-                "",
-                f"entry {number}, {entry.source}: {entry.state}",
-                *_indent(_entry_lines(entry)),
-            ]
-        if self.recompiled:
-            lines += ["", f"last recorded again because {self.recompiled}"]
-        if self.fallbacks:
-            lines += ["", "calls that ran eagerly:"]
-            lines += [f"  {_first_line(reason)}" for reason in self.fallbacks]
-        return "\n".join(lines)
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 kernel`, `3 launches`, `2 entries`."""
-    if count == 1:
-        return f"1 {noun}"
-    if noun.endswith("ry"):
-        return f"{count} {noun[:-1]}ies"
-    return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
-
-
-def _first_line(reason: Reason) -> str:
-    """The reason's first line, and what its kind means."""
-    first, _, more = str(reason).partition("\n")
-    return f"{first}{' …' if more else ''}\n    ({KINDS.get(reason.kind, reason.kind)})"
-
-
-def _indent(lines: list[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
-
-
-def _entry_lines(entry: EntryReport) -> list[str]:
-    lines = []
-    if entry.seconds:
-        times = (f"{name} {value * 1e3:.1f} ms" for name, value in entry.seconds.items())
-        lines.append(", ".join(times))
-    if entry.program:
-        lines += _program_lines(entry.program, entry.manifest)
-    return lines + _guard_lines(entry)
-
-
-def _guard_lines(entry: EntryReport) -> list[str]:
-    """The telling guards as sentences, up to a number; the rest counted by kind."""
-    if not entry.guards:
-        return []
-    telling = [g for g in entry.guards if g["check"] not in QUIET]
-    lines = [f"guards ({len(entry.guards)}):"]
-    lines += _indent([g["text"] for g in telling[:MOST_GUARDS]])
-    more = (
-        [f"more of these kinds ({len(telling) - MOST_GUARDS})"]
-        if len(telling) > MOST_GUARDS
-        else []
-    )
-    kinds = [g["check"] for g in entry.guards]
-    more += [f"{words} ({kinds.count(kind)})" for kind, words in QUIET.items() if kind in kinds]
-    if more:
-        lines.append(f"  and, listed in to_json(): {', '.join(more)}")
-    if entry.sharing:
-        lines.append(f"  inputs that share memory: {entry.sharing}")
-    versions = ", ".join(f"{name} {version}".strip() for name, version in entry.libraries.items())
-    lines.append(f"  torch's state: {state_words(entry.ambient)}")
-    return lines + ([f"  versions: {versions}"] if versions else [])
-
-
-def _program_lines(program: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    total = sum(program["ops"].values())
-    often = sorted(program["ops"].items(), key=lambda item: (-item[1], item[0]))
-    moved = manifest["bytes"]
-    lines = [
-        f"captured {plural(total, 'operation')}: " + ", ".join(f"{op} x{n}" for op, n in often),
-        f"{plural(len(program['kernels']), 'kernel')}, {plural(manifest['launches'], 'launch')}, "
-        f"{plural(manifest['calls'], 'library call')}; bytes read {moved['read']}, "
-        f"written {moved['written']}, buffers at most {moved['peak']}",
-    ]
-    for kernel in program["kernels"]:
-        lines += _indent(_kernel_lines(kernel))
-    for op, places in _grouped(program["externs"]).items():
-        lines.append(f"  {op}{_times(len(places))} (library): {_some(places)}")
-    refused = [[d["reason"], d["what"]] for d in program["decisions"] if not d["fused"]]
-    if refused:
-        lines.append("not fused:")
-    for reason, whats in _grouped(refused).items():
-        lines.append(f"  {reason}{_times(len(whats))}: {_some(whats)}")
-    return lines
-
-
-def _kernel_lines(kernel: dict[str, Any]) -> list[str]:
-    """What a kernel is, what it costs, and the user's lines in it."""
-    facts = [f"reads {kernel['reads']} bytes", f"writes {kernel['writes']}"]
-    if "registers" in kernel:
-        spills = f"{kernel['spills']} spilled" if kernel["spills"] else "none spilled"
-        facts.append(f"{kernel['registers']} registers, {spills}")
-    name = kernel["name"] + _times(kernel["launches"])
-    about = "; ".join(part for part in (kernel["strategy"], ", ".join(facts)) if part)
-    return [f"{name}: {about}", *_indent(list(dict.fromkeys(kernel["lines"])))]
-
-
-def _grouped(pairs: list[list[str]]) -> dict[str, list[str]]:
-    """Seconds by first, in order of appearance."""
-    found: dict[str, list[str]] = {}
-    for first, second in pairs:
-        found.setdefault(first, []).append(second)
-    return found
-
-
-def _times(count: int) -> str:
-    return f" x{count}" if count > 1 else ""
-
-
-def _some(words: list[str]) -> str:
-    """The first few different ones."""
-    different = [word for word in dict.fromkeys(words) if word]
-    more = len(different) - MOST_NAMED
-    return "; ".join(different[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+        return "\n".join(reporttext.lines(self))
 
 
 def explain(function: Any, /, *args: Any, **kwargs: Any) -> Explanation:
@@ -196,40 +189,85 @@ def explain(function: Any, /, *args: Any, **kwargs: Any) -> Explanation:
     if args or kwargs:
         function(*args, **kwargs)
     worker.drain()
-    missed = dispatcher.missed
     return Explanation(
         dispatcher.name,
         dispatcher.options.backend,
-        [_entry_report(entry) for entry in dispatcher.entries],
+        [_entry_report(entry, dispatcher) for entry in dispatcher.entries],
         list(dispatcher.reasons),
-        "" if missed is None else str(missed),
+        _recompile(dispatcher),
     )
 
 
-def _entry_report(entry: Entry) -> EntryReport:
+def _recompile(dispatcher: Dispatcher) -> Recompile | None:
+    """Why the last entry was needed."""
+    missed = dispatcher.missed
+    if missed is None:
+        return None
+    sets = [entry.guards for entry in reversed(dispatcher.entries)]
+    checks = (check for found in sets if (check := _check_of(missed, found)))
+    return Recompile(missed.path, next(checks, ""), missed.expected, missed.found)
+
+
+def _check_of(missed: Failure, guards: GuardSet) -> str:
+    """The check that failed, if it can be one of these guards'."""
+    if 0 <= missed.node < len(guards.nodes):
+        same = (
+            guards.path(missed.node) in missed.path or guards.nodes[missed.node].check == "kwargs"
+        )
+        return guards.nodes[missed.node].check if same else ""
+    if missed.path in guards.state:
+        return "state"
+    words = {"version of": "version", "sharing of": "sharing"}
+    return next(
+        (check for start, check in words.items() if missed.path.startswith(start)), "distinct"
+    )
+
+
+def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
     bound = entry.bound
     if bound is None:
-        return EntryReport(entry.source, str(entry.reason), "", "", dict(entry.seconds), {}, [], {})
-    found = bound.guards
-    guards = [
-        asdict(guard) | {"text": text}
-        for guard, text in zip(found.guards, sentences(found), strict=True)
-    ]
+        return EntryReport(entry.source, str(entry.reason), seconds=dict(entry.seconds))
     return EntryReport(
-        entry.source,
-        _state(entry, bound),
-        bound.target,
-        bound.key,
-        dict(entry.seconds),
-        dict(bound.report) or cache.shared().read_report(bound.key),
-        guards,
-        bound.plan.manifest,
-        bound.plan.text,
-        {name: kernel.source.text for name, kernel in bound.kernels.items()},
-        dict(found.state),
-        dict(found.packages),
-        "" if found.groups is None else sharing.words(found.groups, found.inputs),
+        source=entry.source,
+        state=_state(entry, bound),
+        target=bound.target,
+        plan=bound.key,
+        record=bound.record,
+        seconds=dict(entry.seconds),
+        program=dict(bound.report) or cache.shared().read_report(bound.key),
+        manifest=bound.plan.manifest,
+        plan_text=bound.plan.text,
+        kernels=bound.kernels,
+        graph=_graph(entry, bound, dispatcher),
+        **guard_fields(bound.guards),
     )
+
+
+def guard_fields(found: GuardSet) -> dict[str, Any]:
+    """What an entry says of its guards."""
+    words = sentences(found)
+    return {
+        "guards": [asdict(g) | {"text": text} for g, text in zip(found.guards, words, strict=True)],
+        "ambient": dict(found.state),
+        "libraries": dict(found.packages),
+        "sharing": "" if found.groups is None else sharing.words(found.groups, found.inputs),
+    }
+
+
+def _graph(entry: Entry, bound: Bound, dispatcher: Dispatcher) -> str:
+    """The entry's graphs as text: from disk, else from the last compilation if it was this one."""
+    stored = stored_graph(bound.key)
+    recorded = [each for each in dispatcher.entries if each.source == "recorded"]
+    if stored or not recorded or recorded[-1] is not entry:
+        return stored
+    texts = [stage.text for stage in dispatcher.traces if stage.text.startswith("graph(")]
+    return "\n".join(dict.fromkeys((texts[0], texts[-1]))) if texts else ""
+
+
+def stored_graph(plan: str) -> str:
+    """The graphs in a plan's file; "" if it has none."""
+    item = cache.shared().store.read("plans", plan)
+    return item.text("graph.txt") if item is not None and "graph.txt" in item.parts else ""
 
 
 def _state(entry: Entry, bound: Bound) -> str:

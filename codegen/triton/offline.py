@@ -7,6 +7,7 @@ lighter tiles; the one that was kept stands in the Binary.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Any
 
 from tracejit.runtime import private
 from tracejit.runtime.devices.base import execute
+from tracejit.runtime.forks import gate
 from tracejit.runtime.kernel import Binary, KernelSource
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -57,12 +59,13 @@ def compile_kernel(source: KernelSource, target: str) -> Binary:
     """
     start = time.perf_counter()
     best: Binary | None = None
-    for choice in (source, *(lighter() for lighter in source.lighter)):
-        binary = compile_once(choice, target)
-        if best is None or binary.spills < best.spills:
-            best = binary if choice is source else replace(binary, compiled=choice)
-        if binary.spills == 0:
-            break
+    with gate:
+        for choice in itertools.chain((source,), (lighter() for lighter in source.lighter)):
+            binary = compile_once(choice, target)
+            if best is None or binary.spills < best.spills:
+                best = binary if choice is source else replace(binary, compiled=choice)
+            if binary.spills == 0:
+                break
     assert best is not None
     return replace(best, seconds=time.perf_counter() - start)
 

@@ -19,6 +19,7 @@ import torch
 from tracejit.runtime import private
 from tracejit.runtime.devices.base import Launchable, check_spans, execute
 from tracejit.runtime.devices.interpret_math import Library
+from tracejit.runtime.forks import gate
 from tracejit.runtime.kernel import Binary, KernelSource
 
 
@@ -79,7 +80,7 @@ def interpreting() -> Iterator[Any]:
     """
     interpreter = private.triton_interpreter()
     semantic = rounding_semantic()
-    with private.triton_language, np.errstate(all="ignore"):
+    with gate, private.triton_language, np.errstate(all="ignore"):
         apply, restore = private.triton_patches(semantic)
         before = interpreter.interpreter_semantic
         interpreter.interpreter_semantic = semantic

@@ -17,8 +17,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 import tracejit
-from benchmarks.workloads import MODELS, Workload
 from tracejit.api import dispatcher_of
+from tracejit.benchmarks.models import MODELS
+from tracejit.benchmarks.registry import Work
 from tracejit.check import check_kernels
 from tracejit.codegen.triton import offline
 from tracejit.compiler import Pipeline
@@ -37,7 +38,7 @@ PER_BLOCK = {"gpt": 3, "llama": 4, "gpt2": 3, "bert": 3, "vit": 3}
 
 
 @functools.cache
-def workload(name: str, **sizes: int) -> Workload:
+def workload(name: str, **sizes: int) -> Work:
     torch.manual_seed(0)
     return MODELS[name](**sizes)
 
@@ -55,7 +56,7 @@ def compiled(name: str, target: str = "interpret", **sizes: int) -> Compiled:
     """Record the model's call and take it through all stages but machine code."""
     work = workload(name, **sizes)
     with torch.no_grad():
-        _, recording = record(work.model, work.args, {})
+        _, recording = record(work.function, work.args, {})
     assert recording.graph is not None, recording.refused
     built = Pipeline(target="interpret").build(recording.graph)
     return Compiled(built.program, built.kernels)
@@ -87,9 +88,9 @@ def test_fallback_equals_eager(name: str) -> None:
 
     log.forget()
     work = workload(name)
-    model = tracejit.compile(work.model)
+    model = tracejit.compile(work.function)
     with torch.no_grad():
-        want = work.model(*work.args)
+        want = work.function(*work.args)
         with pytest.warns(BackendHint):
             ours = model(*work.args)
         for mine, theirs in zip(pytree.tree_leaves(ours), pytree.tree_leaves(want), strict=True):
@@ -99,9 +100,9 @@ def test_fallback_equals_eager(name: str) -> None:
 def test_interpreted_equals_eager(name: str) -> None:
     """Strict: a call that ran eagerly for want of a program would raise."""
     work = workload(name)
-    model = tracejit.compile(work.model, backend="interpret", wait=True, strict=True)
+    model = tracejit.compile(work.function, backend="interpret", wait=True, strict=True)
     with torch.no_grad():
-        want = work.model(*work.args)
+        want = work.function(*work.args)
         for _ in range(3):
             assert_equal(model(*work.args), want)
     dispatcher = dispatcher_of(model)
@@ -113,9 +114,9 @@ def test_offline_equals_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     """Compiled for a GPU that is not here: the program is stored, the calls are eager's."""
     monkeypatch.setattr(config, "target", "cuda:90")
     work = workload(name)
-    model = tracejit.compile(work.model, backend="triton", wait=True, strict=True)
+    model = tracejit.compile(work.function, backend="triton", wait=True, strict=True)
     with torch.no_grad():
-        want = work.model(*work.args)
+        want = work.function(*work.args)
         for _ in range(2):
             assert_equal(model(*work.args), want)
     (entry,) = dispatcher_of(model).entries
@@ -125,7 +126,7 @@ def test_offline_equals_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_each_kernel_equals_eager(name: str) -> None:
     work = workload(name)
     with torch.no_grad():
-        found = check_kernels(work.model, *work.args)
+        found = check_kernels(work.function, *work.args)
     assert found
     assert [f"{c.kernel}: {c.wrong}" for c in found if c.wrong] == []
 

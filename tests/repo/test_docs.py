@@ -78,7 +78,7 @@ def test_architecture_names_every_module() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     modules = [
         path
-        for folder in ("tracejit", "codegen", "runtime")
+        for folder in ("tracejit", "codegen", "runtime", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
         if not path.name.startswith("__")
     ]

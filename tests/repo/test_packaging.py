@@ -1,4 +1,4 @@
-"""The built wheel holds all three folders and works where the checkout has never been."""
+"""The built wheel holds all four folders and works where the checkout has never been."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "tracejit", "codegen", "runtime")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "tracejit", "codegen", "runtime", "benchmarks")
 
 PROGRAM = """
 import torch, tracejit
@@ -91,7 +91,7 @@ def in_checkout() -> set[str]:
     """The package's modules as they should be named once installed."""
     found = {
         f"tracejit/{p.relative_to(ROOT)}"
-        for part in ("codegen", "runtime")
+        for part in ("codegen", "runtime", "benchmarks")
         for p in modules_under(part)
     }
     return found | {str(p.relative_to(ROOT)) for p in modules_under("tracejit")}
@@ -117,7 +117,7 @@ def test_wheel_holds_every_module(wheel: Path) -> None:
     )
 
 
-def test_sdist_holds_codegen_and_runtime(sdist: Path) -> None:
+def test_sdist_holds_every_module(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
     assert in_checkout() <= names

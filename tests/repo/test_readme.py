@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its kernel is the compiler's, its example runs."""
+"""What README and docs show is what happens: kernel, figures and sessions are written by tools."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def python(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProc
 def test_kernel_is_the_compilers() -> None:
     done = python("tools/readme_kernel.py", "--check")
     assert done.returncode == 0, done.stderr or "run `python tools/readme_kernel.py` and look at it"
+
+
+def test_figures_are_those_of_the_committed_result() -> None:
+    done = python("tools/readme_bench.py", "--check")
+    assert done.returncode == 0, done.stderr or "run `python tools/readme_bench.py`"
+
+
+def test_sessions_are_the_commands() -> None:
+    """Every session of docs/cli.md, run anew."""
+    done = python("tools/cli_docs.py", "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_first_example_runs(tmp_path: Path) -> None:

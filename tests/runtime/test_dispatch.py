@@ -121,7 +121,11 @@ def test_error_that_eager_raises_too_is_eagers() -> None:
     assert dispatcher_of(f).entries[0].run is not None
 
 
-def test_plan_that_cannot_be_loaded_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ValueError("odd text"), RuntimeError("out of memory")])
+def test_plan_that_cannot_be_loaded_is_made_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, fresh_cache: Path
+) -> None:
+    """A device's error says nothing of the files: they stay for others."""
     from tracejit.runtime import bind
     from tracejit.runtime.errors import CacheWarning
 
@@ -132,13 +136,17 @@ def test_plan_that_cannot_be_loaded_is_made_again(monkeypatch: pytest.MonkeyPatc
     def failing(*args: Any) -> Any:
         if not failures:
             failures.append(1)
-            raise RuntimeError("no such device")
+            raise error
         return original(*args)
 
     monkeypatch.setattr(bind, "bind", failing)
     f = compiled(double)
-    with pytest.warns(CacheWarning, match="cannot be loaded"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert torch.equal(f(x), x * 2)
+    named = any("cannot be loaded" in str(w) for w in caught if w.category is CacheWarning)
+    is_content = isinstance(error, ValueError)
+    assert named is is_content and (fresh_cache / "damaged").exists() is is_content
     assert torch.equal(f(x), x * 2)
     assert [entry.source for entry in dispatcher_of(f).entries] == ["recorded"]
 

@@ -13,7 +13,9 @@ import torch
 
 import tracejit
 from tracejit.runtime.config import config
+from tracejit.runtime.errors import TracejitWarning
 from tracejit.runtime.guards import GuardSet, Node
+from tracejit.runtime.reasons import KINDS
 from tracejit.sentences import sentence, state_words
 
 EXPECTED = Path(__file__).parent / "explain.txt"
@@ -71,6 +73,58 @@ def test_json_has_all_guards() -> None:
     assert "self.drop.p == 0.1" in texts and "type(self.drop) is the class Dropout" in texts
     assert entry["ambient"]["grad mode"] is True
     assert all(guard.keys() == {"path", "check", "expected", "text"} for guard in entry["guards"])
+
+
+def test_json_of_the_program() -> None:
+    found = tracejit.explain(block(), torch.randn(8, 16)).to_json()
+    program = json.loads(json.dumps(found))["entries"][0]["program"]
+    assert [each["op"] for each in program["captured"]].count("aten.gelu") == 1
+    assert all("test_explain.py:" in each["line"] for each in program["captured"])
+    (refused,) = program["refused"]
+    first, second = refused["between"]
+    assert {each["name"] for each in first} == {"layer_norm"} and second[0][
+        "op"
+    ] == "aten.mul.Tensor"
+    assert "in norm" in first[0]["line"] and "in forward" in second[0]["line"]
+    assert [kernel["name"] for kernel in program["kernels"]] == ["layer_norm", "gelu_add_mul"]
+
+
+def chain(x: torch.Tensor) -> torch.Tensor:
+    return x.relu() + 1
+
+
+def test_without_a_cache_the_last_compilation_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(config, "cache_dir", str(tmp_path / "file"))
+    with pytest.warns(TracejitWarning, match="is not a directory|cannot be"):
+        compiled = tracejit.compile(chain, backend="reference", wait=True)
+        (entry,) = tracejit.explain(compiled, torch.ones(3)).to_json()["entries"]
+    assert [each["op"] for each in entry["program"]["captured"]] == ["aten.relu", "aten.add.Tensor"]
+
+
+def test_why_it_was_specialised_again() -> None:
+    compiled = tracejit.compile(chain, backend="reference", wait=True)
+    assert tracejit.explain(compiled, torch.ones(3)).to_json()["recompiled"] is None
+    reasons = []
+    for x, grad in ((torch.ones(3, 2), True), (torch.ones(3, 2).double(), True), (None, False)):
+        with torch.set_grad_enabled(grad):
+            x = torch.ones(3, 2).double() if x is None else x
+            reasons.append(tracejit.explain(compiled, x).to_json()["recompiled"])
+    keys = ("path", "check", "was", "now")
+    assert [tuple(reason[key] for key in keys) for reason in reasons] == [
+        ("x.dim()", "tensor", "1", "2"),
+        ("x.dtype", "tensor", "float32", "float64"),
+        ("grad mode", "state", "True", "False"),
+    ]
+    assert reasons[1]["text"] == "x.dtype was float32, is float64"
+
+
+def test_fallbacks_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    (fallback,) = tracejit.explain(block(), torch.randn(8, 16), False).to_json()["fallbacks"]
+    assert fallback["kind"] == "impure" and "test_explain.py:" in fallback["place"]
+    assert fallback["about"] == KINDS["impure"]
 
 
 def one(check: str, expected: Any) -> str:

@@ -6,15 +6,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tracejit.runtime import log
+from tracejit.runtime import files, log
+from tracejit.runtime import store as stores
 from tracejit.runtime.errors import CacheWarning
-from tracejit.runtime.store import FORMAT, Item, Store, digest, encode
+from tracejit.runtime.store import FORMAT, Damaged, Item, OtherFormat, Store, digest, encode
 
 ITEM = Item({"name": "k", "sizes": [1, 2]}, {"kernel.py": b"x = 1\n", "binary": bytes(range(256))})
 
@@ -38,20 +40,6 @@ def test_round_trip(store: Store) -> None:
     assert found is not None and found.text("kernel.py") == "x = 1\n"
 
 
-def test_directory_is_private(store: Store) -> None:
-    store.write("records", "f/r", ITEM)
-    for path in (store.directory, store.directory / "records", store.directory / "records" / "f"):
-        assert path.stat().st_mode & 0o777 == 0o700
-
-
-def test_open_directory_is_made_private(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir(mode=0o777)
-    (tmp_path / "open").chmod(0o777)
-    store = Store(tmp_path / "open")
-    assert store.usable()
-    assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
-
-
 def damage(data: bytes, how: str) -> bytes:
     if how == "truncated":
         return data[:-10]
@@ -64,10 +52,12 @@ def damage(data: bytes, how: str) -> bytes:
     if how == "flipped in json":
         at = data.index(b'"sizes"')
         return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-    if how == "other version":
-        return data.replace(f"tracejit {FORMAT} ".encode(), f"tracejit {FORMAT + 1} ".encode(), 1)
+    if how == "no version":
+        return data.replace(f"tracejit {FORMAT} ".encode(), b"tracejit x ", 1)
     if how == "other kind":
-        return encode("plans", ITEM)
+        return encode("plans", ITEM, "k1")
+    if how == "other key":
+        return encode("kernels", ITEM, "k2")
     return b"\x80\x04\x95 a pickle or anything else"
 
 
@@ -79,8 +69,9 @@ def damage(data: bytes, how: str) -> bytes:
         "header only",
         "flipped",
         "flipped in json",
-        "other version",
+        "no version",
         "other kind",
+        "other key",
         "foreign",
     ],
 )
@@ -94,45 +85,6 @@ def test_damaged_file_is_reported_and_set_aside(store: Store, how: str) -> None:
     assert len(list((store.directory / "damaged").iterdir())) == 1
     assert store.write("kernels", "k1", ITEM)
     assert store.read("kernels", "k1") == ITEM
-
-
-@pytest.mark.skipif(os.name != "posix", reason="owners are a POSIX notion")
-def test_directory_of_another_user_is_refused(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.write("kernels", "k1", ITEM)
-    other = Store(store.directory)
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.warns(CacheWarning, match="belongs to user"):
-        assert other.read("kernels", "k1") is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not other.write("kernels", "k2", ITEM)
-    assert not store.path("kernels", "k2").exists()
-
-
-def test_full_disk_warns_once_and_leaves_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.warns(CacheWarning, match="No space left"):
-        assert not store.write("kernels", "k1", ITEM)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not store.write("kernels", "k2", ITEM)
-    assert list((store.directory / "kernels").iterdir()) == []
-
-
-def test_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    store = Store(tmp_path / "file" / "cache")
-    with pytest.warns(CacheWarning, match="nothing is cached"):
-        assert not store.write("kernels", "k1", ITEM)
-    assert store.read("kernels", "k1") is None
-    assert store.keys("kernels") == []
 
 
 def test_keys_newest_first(store: Store) -> None:
@@ -171,19 +123,95 @@ def test_digest_keeps_pieces_apart() -> None:
     assert digest(b"x") != digest(b"y")
 
 
-def test_trim_removes_what_was_used_longest_ago(store: Store) -> None:
-    for number in range(10):
-        store.write("kernels", f"k{number}", Item({}, {"binary": bytes(1000)}))
-        os.utime(store.path("kernels", f"k{number}"), (number, number))
-    size = store.path("kernels", "k0").stat().st_size
-    assert store.trim(10 * size) == 0 and len(store.keys("kernels")) == 10
-    assert store.trim(8 * size) == 4 * size
-    assert sorted(store.keys("kernels")) == [f"k{number}" for number in range(4, 10)]
-
-
 def test_reading_renews_the_time(store: Store) -> None:
     store.write("kernels", "k", ITEM)
-    os.utime(store.path("kernels", "k"), (5, 5))
+    path = store.path("kernels", "k")
+    for wrong in (5, time.time() + 1e7):  # long ago; in the future, of a clock that jumped
+        os.utime(path, (wrong, wrong))
+        store.touch("kernels", "k")
+        assert abs(path.stat().st_mtime - time.time()) < 5
+    recent = path.stat().st_mtime - 20
+    os.utime(path, (recent, recent))
     store.touch("kernels", "k")
-    assert store.path("kernels", "k").stat().st_mtime > 1e9
+    assert path.stat().st_mtime == recent
     store.touch("kernels", "absent")
+
+
+def test_who_wrote_it(store: Store) -> None:
+    store.write("kernels", "k", ITEM, {"target": "cuda:90"})
+    found = store.inspect("kernels", "k")
+    assert found == ITEM and found.written.pop("time").endswith("+00:00")
+    assert found.written == {
+        "pid": os.getpid(),
+        "host": files.HOST,
+        "program": os.path.basename(sys.argv[0]),
+        "environment": {"target": "cuda:90"},
+    }
+    assert "written" not in found.fields
+
+
+def test_peek_reads_no_parts(store: Store) -> None:
+    store.write("kernels", "k", ITEM)
+    path = store.path("kernels", "k")
+    path.write_bytes(path.read_bytes()[:-10])
+    found = store.peek("kernels", "k")
+    assert found.fields == ITEM.fields and not found.parts and found.written["pid"] == os.getpid()
+
+
+def test_looking_changes_nothing(store: Store) -> None:
+    for look in (store.peek, store.inspect):
+        with pytest.raises(FileNotFoundError):
+            look("kernels", "k")
+    assert list(store.files()) == list(store.leftovers()) == store.keys("plans") == []
+    assert store.hits("k") == 0 and store.refusal() == "" and store.read("kernels", "k") is None
+    assert not store.directory.exists()
+    store.write("kernels", "k", ITEM)
+    store.directory.chmod(0o755)
+    path = store.path("kernels", "k")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Damaged, match="does not have its digest"):
+            Store(store.directory).inspect("kernels", "k")
+        assert [(f.kind, f.key, f.path) for f in store.files()] == [("kernels", "k", path)]
+    assert path.exists() and store.directory.stat().st_mode & 0o777 == 0o755
+
+
+def test_another_version_is_left_alone(store: Store) -> None:
+    store.write("kernels", "k", ITEM)
+    path = store.path("kernels", "k")
+    other = path.read_bytes().replace(b"tracejit 2 ", b"tracejit 3 more ", 1)
+    path.write_bytes(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert store.read("kernels", "k") is None and not store.has("kernels", "k")
+    with pytest.raises(OtherFormat, match="it has format 3, this version reads 2"):
+        store.inspect("kernels", "k")
+    assert path.read_bytes() == other
+
+
+def test_parts_that_do_not_add_up(store: Store) -> None:
+    body = b'{"key":"","parts":{"a":3}}\nfour'
+    data = b"tracejit 2 kernels " + files.hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    with pytest.raises(Damaged, match="its parts have 4 bytes, not 3"):
+        stores.decode("kernels", data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[", "{}", '{"key":"","parts":{"a":"4"}}', '{"key":"","parts":{"a":-1}}', "[" * 100_000],
+)
+def test_json_that_is_not_as_written(line: str) -> None:
+    body = line.encode() + b"\nfour"
+    data = b"tracejit 2 kernels " + files.hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    with pytest.raises(Damaged, match="it is not as tracejit writes it"):
+        stores.decode("kernels", data)
+
+
+@pytest.mark.parametrize("key", ["../up", "a/../b", ".hidden", "/etc/passwd", "a/b/c", ""])
+def test_what_is_no_key(store: Store, key: str) -> None:
+    assert store.read("kernels", key) is None and not store.write("kernels", key, ITEM)
+    assert not store.has("kernels", key) and store.remove("kernels", key) == 0
+    for look in (store.peek, store.inspect):
+        with pytest.raises(FileNotFoundError, match="this is no key"):
+            look("kernels", key)

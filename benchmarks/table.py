@@ -1,0 +1,122 @@
+"""The result for a person: a table for each measure, what the figures depend on, and what each peer
+does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.segment import Segments
+from rich.table import Table
+
+from tracejit.benchmarks.columns import LAYOUTS, NONE
+from tracejit.benchmarks.document import Document, Row
+from tracejit.cli.terminal import size_words
+
+BUSY = 0.5  # a load per core above which figures are noisy
+STYLES = {"wrong": "bold red", "failed": "red", "missing": "dim"}
+REMARKED = ("startup", "steady", "overhead", "memory")  # recording is the same for every target
+
+
+def print_document(document: Document, out: Console) -> None:
+    """Everything, in the order of the measures."""
+    for line in heading(document):
+        out.print(line, soft_wrap=True)
+    for measure, layout in LAYOUTS.items():
+        if any(document.groups(measure)):
+            out.print(f"\n{layout.title}", style="bold", soft_wrap=True)
+            _print_measure(document, measure, out)
+            out.print(layout.caption, style="dim", soft_wrap=True)
+    out.print()
+    for name, words in document.peers.items():
+        out.print(f"{name}: {words['note']}", soft_wrap=True)
+
+
+def heading(document: Document) -> Iterator[str]:
+    """Machine, versions, and a warning if the machine was busy."""
+    machine, cores = document.machine, document.machine["cores"]
+    yield (
+        f"{machine.get('gpu') or machine['processor']}, {cores} cores, "
+        f"{size_words(machine['memory'])}; {document.threads} threads; device {document.device}"
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in document.versions.items())
+    yield f"{versions}; {document.date}"
+    if document.load > BUSY * cores:
+        yield f"The machine was busy before this began (load {document.load}): expect noise."
+
+
+def _print_measure(document: Document, measure: str, out: Console) -> None:
+    """Remarks stand beside their figures; below the table where the terminal is too narrow."""
+    table = measure_table(document, measure, beside=True)
+    if natural_width(table, out) <= out.width:
+        print_table(table, out)
+        return
+    print_table(measure_table(document, measure, beside=False), out)
+    for line in below(document, measure):
+        out.print(line, style="yellow", soft_wrap=True)
+
+
+def measure_table(document: Document, measure: str, beside: bool) -> Table:
+    """One row for each workload and peer; `beside`: a last column for remarks and failures."""
+    layout, table = LAYOUTS[measure], plain_table()
+    for column in ("workload", "peer"):
+        table.add_column(column, no_wrap=True)
+    for column in layout.columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    if beside:
+        table.add_column("", style="dim", no_wrap=True)
+    for place, (workload, rows) in enumerate(document.groups(measure)):
+        if place:
+            table.add_row()
+        for peer, row in rows.items():
+            cells = [NONE] * len(layout.columns)
+            if row.status == "ok":
+                cells = layout.cells(rows, peer)
+            said = remark(document, row)
+            name = f"{peer}*" if said and not beside else peer
+            last = [said] if beside else []
+            table.add_row(workload, name, *cells, *last, style=STYLES.get(row.status, ""))
+    return table
+
+
+def remark(document: Document, row: Row) -> str:
+    """What must stand beside a row's figures, or why there are none."""
+    if row.status != "ok":
+        return f"{row.status}: {row.why}"
+    return document.peers[row.peer]["remark"] if row.measure in REMARKED else ""
+
+
+def below(document: Document, measure: str) -> Iterator[str]:
+    """The remarks as lines: one for a peer, and one for each row without figures."""
+    said = set()
+    for workload, rows in document.groups(measure):
+        for peer, row in rows.items():
+            words = remark(document, row)
+            name = f"{peer}*" if row.status == "ok" else f"{workload}, {peer}*"
+            if words and (name, words) not in said:
+                said.add((name, words))
+                yield f"{name} {words}"
+
+
+def plain_table() -> Table:
+    """Columns, and nothing drawn around them."""
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def natural_width(table: Table, out: Console) -> int:
+    """Columns that it takes if nothing is cut."""
+    return Measurement.get(out, out.options.update(max_width=10_000), table).maximum
+
+
+def print_table(table: Table, out: Console) -> None:
+    """No line ends in spaces where they would stay, and no figure is cut in a narrow terminal."""
+    if out.is_terminal:
+        width = natural_width(table, out)
+        whole = out.render(table, out.options.update(width=width, max_width=width))
+        out.print(Segments(whole), soft_wrap=True, end="")
+        return
+    with out.capture() as caught:
+        out.print(table)
+    for line in caught.get().splitlines():
+        out.print(line.rstrip(), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""`tracejit doctor`: is everything here, does it work, and what adds what is missing?"""

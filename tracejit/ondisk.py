@@ -1,0 +1,87 @@
+"""What the disk cache holds for a function that is not called: the same report as explain's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracejit.report import EntryReport, Explanation, guard_fields
+from tracejit.runtime import cache
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.identity import describe, first_code, named_key
+from tracejit.runtime.store import Damaged, File, Item
+
+NUMERICS = ("eager", "fast")
+
+
+def on_disk(function: Callable[..., Any], target: str = "") -> Explanation:
+    """The stored records of a function, for one target or all, used last first; those that calls
+    can reach now before those of other code or versions.
+
+    A record written by a program that was run as a script is found too: there the function's module
+    is called `__main__`.
+    """
+    store = cache.shared().store
+    name = describe(function)
+    names = {name, f"__main__.{name.rpartition('.')[2]}"}
+    reachable: list[EntryReport | None] = []
+    others: list[EntryReport | None] = []
+    for file in sorted(store.files("records"), key=lambda file: -file.used):
+        item = _peek(file)
+        if item is None or item.fields.get("summary") not in names:
+            continue
+        environment = item.written.get("environment", {})
+        if target in ("", environment.get("target", "")):
+            now = _reachable(file, item, function, environment.get("target", ""))
+            (reachable if now else others).append(_report(file, now))
+    found = [entry for entry in (*reachable, *others) if entry is not None]
+    return Explanation(name, "", found, [])
+
+
+def _peek(file: File) -> Item | None:
+    """The record's fields; None if it is gone or damaged."""
+    try:
+        return cache.shared().store.peek(file.kind, file.key)
+    except (OSError, Damaged):
+        return None
+
+
+def _reachable(file: File, item: Item, function: Callable[..., Any], target: str) -> bool:
+    """Whether a call of the function looks at this record: its folder is the function's key."""
+    folder, code = file.key.partition("/")[0], first_code(function)
+    name = item.fields["summary"]
+    return any(folder == named_key(name, code, target, numerics) for numerics in NUMERICS)
+
+
+def _report(file: File, now: bool) -> EntryReport | None:
+    """The record and its plan; None if part of them is gone or damaged. Nothing is set aside."""
+    store, key = cache.shared().store, file.key.partition("/")[2]
+    try:
+        record = cache.record_from(key, store.inspect("records", file.key))
+        item = store.inspect("plans", record.plan)
+        kernels = {
+            name: cache.kernel_from(kernel, store.inspect("kernels", kernel))
+            for name, kernel in item.fields["kernels"].items()
+        }
+        guards = GuardSet.from_json(record.guards)
+        program = cache.report_from(item)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    target = item.fields["manifest"].get("title", "").rpartition(" for ")[2]
+    hits = store.hits(file.key)
+    notes = f"{hits} process{'' if hits == 1 else 'es'} started with it"
+    notes += "" if now else "; of other code or another version, so that no call reaches it now"
+    return EntryReport(
+        source="stored",
+        state=f"plan {record.plan[:12]} for {target} ({notes})",
+        target=target,
+        plan=record.plan,
+        record=key,
+        program=program,
+        manifest=item.fields["manifest"],
+        plan_text=item.text("plan.py"),
+        kernels=kernels,
+        graph=item.parts.get("graph.txt", b"").decode(),
+        hits=hits,
+        **guard_fields(guards),
+    )
