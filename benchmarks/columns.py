@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tracejit.benchmarks.document import Row, samples
 from tracejit.benchmarks.peers import CONTROL, EAGER
 from tracejit.benchmarks.stats import Spread, differences, ratios, spread
-from tracejit.cli.terminal import size_words
+from tracejit.runtime.words import size_words
 
 Cells = list[str]
 Rows = dict[str, Row]
@@ -24,6 +24,7 @@ class Layout:
     columns: tuple[str, ...]
     cells: Callable[[Rows, str], Cells]
     caption: str
+    of_baseline: str = ""  # what else to say where the baseline was measured
 
 
 def startup_cells(rows: Rows, peer: str) -> Cells:
@@ -97,9 +98,10 @@ LAYOUTS = {
         ("import", "cold", "of", "sooner", "warm", "of", "sooner"),
         startup_cells,
         "From the first call to the end of the second, less two steady calls; importing the peer "
-        "stands beside it, importing torch is not in it.\nSooner: torch.compile's seconds divided "
-        "by the peer's. Eager's own seconds are torch's set-up; “eager again” shows the noise.\n"
-        "Inductor's precompiled C++ headers were there before the first cold start.",
+        "stands beside it, importing torch is not in it.\nEager's own seconds are torch's set-up; "
+        "“eager again” shows the noise.",
+        "Sooner: torch.compile's seconds divided by the peer's. Inductor's precompiled C++ headers "
+        "were there before the first cold start.",
     ),
     "steady": Layout(
         "Steady state: seconds per call",

@@ -12,7 +12,7 @@ from tracejit.benchmarks.columns import Rows, seconds, times
 from tracejit.benchmarks.document import Document, control, samples
 from tracejit.benchmarks.stats import ratios, spread
 from tracejit.benchmarks.table import plain_table, print_table
-from tracejit.cli.terminal import size_words
+from tracejit.runtime.words import size_words
 
 FLOOR = 0.03  # a smaller change is never called one
 ONE_SAMPLE = 0.15  # … nor is this much, of a figure that was measured once

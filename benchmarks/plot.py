@@ -11,6 +11,7 @@ from tracejit.benchmarks.document import Document, samples
 from tracejit.benchmarks.peers import CONTROL, EAGER
 from tracejit.benchmarks.stats import ratios, spread
 from tracejit.runtime.errors import MissingExtra
+from tracejit.runtime.words import plural
 
 ENDINGS = (".png", ".svg")
 COLOURS = {"torch.compile": "#d0873c", "max-autotune": "#8c564b", "tracejit": "#2f6db3"}
@@ -64,7 +65,7 @@ def _title(document: Document) -> str:
     machine = document.machine
     return (
         f"{machine.get('gpu') or machine['processor']}, {machine['cores']} cores, "
-        f"{document.threads} threads, torch {document.versions.get('torch', '?')}, "
+        f"{plural(document.threads, 'thread')}, torch {document.versions.get('torch', '?')}, "
         f"{document.date[:10]}"
     )
 

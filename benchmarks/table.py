@@ -10,9 +10,9 @@ from rich.measure import Measurement
 from rich.segment import Segments
 from rich.table import Table
 
-from tracejit.benchmarks.columns import LAYOUTS, NONE
+from tracejit.benchmarks.columns import BASELINE, LAYOUTS, NONE
 from tracejit.benchmarks.document import Document, Row
-from tracejit.cli.terminal import size_words
+from tracejit.runtime.words import plural, size_words
 
 BUSY = 0.5  # a load per core above which figures are noisy
 STYLES = {"wrong": "bold red", "failed": "red", "missing": "dim"}
@@ -28,6 +28,8 @@ def print_document(document: Document, out: Console) -> None:
             out.print(f"\n{layout.title}", style="bold", soft_wrap=True)
             _print_measure(document, measure, out)
             out.print(layout.caption, style="dim", soft_wrap=True)
+            if layout.of_baseline and BASELINE in document.peers:
+                out.print(layout.of_baseline, style="dim", soft_wrap=True)
     out.print()
     for name, words in document.peers.items():
         out.print(f"{name}: {words['note']}", soft_wrap=True)
@@ -38,7 +40,8 @@ def heading(document: Document) -> Iterator[str]:
     machine, cores = document.machine, document.machine["cores"]
     yield (
         f"{machine.get('gpu') or machine['processor']}, {cores} cores, "
-        f"{size_words(machine['memory'])}; {document.threads} threads; device {document.device}"
+        f"{size_words(machine['memory'])}; {plural(document.threads, 'thread')}; "
+        f"device {document.device}"
     )
     versions = ", ".join(f"{name} {version}" for name, version in document.versions.items())
     yield f"{versions}; {document.date}"

@@ -8,9 +8,10 @@ benchmarks/results/cpu.json holds.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import marked
 
 from tracejit.benchmarks.columns import NONE, Rows, seconds, times
 from tracejit.benchmarks.document import Document, read, samples
@@ -71,16 +72,5 @@ def _notes(document: Document) -> Iterator[str]:
             yield f"- `{peer}`: {document.peers[peer]['note']}."
 
 
-def main() -> int:
-    text = README.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    new = head + BEGIN + block() + END + tail
-    if "--check" in sys.argv:
-        return int(new != text)
-    README.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(marked.main(README, BEGIN, END, block()))

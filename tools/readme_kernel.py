@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from pathlib import Path
 
 os.environ["TRACEJIT_TARGET"] = "cuda:90"  # read when tracejit is imported
 
+import marked
 import torch
 
 import tracejit
@@ -54,16 +54,5 @@ def block() -> str:
     )
 
 
-def main() -> int:
-    text = README.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    new = head + BEGIN + block() + END + tail
-    if "--check" in sys.argv:
-        return int(new != text)
-    README.write_text(new)
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(marked.main(README, BEGIN, END, block()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracejit.runtime.reasons import KINDS, Reason
+from tracejit.runtime.words import plural
 from tracejit.sentences import QUIET, state_words
 
 if TYPE_CHECKING:
@@ -31,15 +32,6 @@ def lines(
         text += ["", "calls that ran eagerly:"]
         text += [f"  {_first_line(reason)}" for reason in found.fallbacks]
     return text
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 kernel`, `3 launches`, `2 entries`."""
-    if count == 1:
-        return f"1 {noun}"
-    if noun.endswith("ry"):
-        return f"{count} {noun[:-1]}ies"
-    return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
 def _first_line(reason: Reason) -> str:

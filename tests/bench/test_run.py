@@ -131,6 +131,9 @@ def test_list() -> None:
     lines = CliRunner().invoke(bench, ["--list"]).output.splitlines()
     assert lines[0] == "pointwise   gelu(a·b + a)·sigmoid(b) on 2 M floats"
     assert "gpt16       the same with 16 blocks (only if named)" in lines
+    found = json.loads(CliRunner().invoke(bench, ["--list", "--json"]).output)["workloads"]
+    assert [row["name"] for row in found] == [line.split()[0] for line in lines]
+    assert {row["name"] for row in found if not row["default"]} == {"gpt16"}
 
 
 def test_help_has_examples_and_the_json() -> None:

@@ -42,6 +42,7 @@ JSON: one object, of these fields:
   rows       [{workload, measure, peer, status, why, unit, series}]: status is ok, failed, wrong or
              missing (then `why` says it); series are lists of raw samples, one a round or process
   compared   with --compare: {date, machines_differ, turned, changes}
+With --list: {workloads: [{name, about, default}]}
 
 \b
 Exit status: 1 if a peer computed something else than eager, 2 for a mistake in the command.
@@ -52,15 +53,19 @@ def names_of_workloads(context: Any, parameter: Any, begun: str) -> list[str]:
     return [name for name in registered() if name.startswith(begun)]
 
 
-def list_workloads(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
-    """Print the registry and leave."""
-    if not asked or context.resilient_parsing:
+def list_workloads(as_json: bool) -> None:
+    """Print the registry."""
+    if as_json:
+        rows = [
+            {"name": row.name, "about": row.about, "default": row.default}
+            for row in registered().values()
+        ]
+        print_json({"workloads": rows})
         return
     wide = max(map(len, registered()))
     for row in registered().values():
         rest = "" if row.default else " (only if named)"
         click.echo(f"{row.name:{wide}}  {row.about}{rest}")
-    context.exit()
 
 
 def check_file(context: Any, parameter: Any, path: Path | None) -> Path | None:
@@ -110,29 +115,18 @@ STORED = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--plot", type=FILE, callback=check_picture, help="Draw it: a .png or .svg file.")
 @click.option("--compare", type=STORED, help="Show what changed since this stored result.")
 @click.option("--from", "stored", type=STORED, help="Show a stored result; measure nothing.")
-@click.option(
-    "--list",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=list_workloads,
-    help="List the workloads.",
-)
+@click.option("--list", "listing", is_flag=True, help="List the workloads; measure nothing.")
 @click.pass_context
 def bench(
     context: click.Context,
-    workloads: Sequence[str],
-    peers: Sequence[str],
-    measures: Sequence[str],
-    rounds: int | None,
-    quick: bool,
-    device: str | None,
-    threads: int | None,
+    /,
     as_json: bool,
     out: Path | None,
     plot: Path | None,
     compare: Path | None,
     stored: Path | None,
+    listing: bool,
+    **asked: Any,
 ) -> None:
     """Measure workloads beside eager and torch.compile.
 
@@ -141,13 +135,16 @@ def bench(
     process. Eager is measured twice: what it differs from itself by is the noise of all other
     figures. No peer is measured whose results are not eager's.
     """
+    if listing:
+        list_workloads(as_json)
+        return
     if plot is not None:
         plots.need()
     old = read(compare) if compare is not None else None
     if stored is not None:
         document = read(stored)
     else:
-        document = measured(workloads, peers, measures, rounds, quick, device, threads)
+        document = measured(**asked)
     show(document, old, as_json)
     write(document, old, out, plot)
     context.exit(1 if document.wrong else 0)

@@ -1,4 +1,4 @@
-"""What the commands share: options, the console, JSON, and sizes and ages in words."""
+"""What the commands share: options, the console, JSON, and options that are sizes and times."""
 
 from __future__ import annotations
 
@@ -51,33 +51,6 @@ def source(out: Console, text: str, language: str = "python") -> None:
         out.print(Syntax(text.rstrip("\n"), language, background_color="default", word_wrap=True))
     else:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 kernel`, `3 launches`, `2 entries`, `20,480 elements`."""
-    if count == 1:
-        return f"1 {noun}"
-    if noun.endswith("ry"):
-        return f"{count:,} {noun[:-1]}ies"
-    return f"{count:,} {noun}{'es' if noun.endswith(('ch', 's')) else 's'}"
-
-
-def size_words(count: float) -> str:
-    """`812 B`, `4.1 KiB`, `3.2 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def seconds_words(seconds: float) -> str:
-    """`3 s`, `12 min`, `5 h`, `8 d`; a time in the future (a clock that jumped) is `0 s`."""
-    seconds = max(seconds, 0.0)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def time_text(timestamp: float) -> str:

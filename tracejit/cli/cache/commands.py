@@ -22,12 +22,11 @@ from tracejit.cli.terminal import (
     directory_option,
     json_option,
     print_json,
-    seconds_words,
-    size_words,
     source,
 )
 from tracejit.runtime.cache import Cache
 from tracejit.runtime.store import KINDS
+from tracejit.runtime.words import seconds_words, size_words
 
 EXAMPLES = """\b
 Examples:

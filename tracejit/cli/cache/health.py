@@ -13,15 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tracejit.cli.cache import audit, stats
 from tracejit.cli.cache.index import Entry, Index, absent, opened, timestamp
 from tracejit.cli.columns import Column, print_columns
-from tracejit.cli.terminal import (
-    console,
-    directory_option,
-    json_option,
-    plural,
-    print_json,
-    seconds_words,
-    size_words,
-)
+from tracejit.cli.terminal import console, directory_option, json_option, print_json
+from tracejit.runtime.words import plural, seconds_words, size_words
 
 MOST_MODELS = 10
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from tracejit.cli.terminal import plural, time_text
+from tracejit.cli.terminal import time_text
 from tracejit.runtime.cache import Cache
 from tracejit.runtime.errors import AmbiguousKey, NoSuchKey, TracejitError
 from tracejit.runtime.store import KINDS, Damaged, File, Item, OtherFormat, Store
+from tracejit.runtime.words import plural
 
 SHORT = 12  # digits of a key that are shown
 _KEY = re.compile(r"[0-9a-f]{64}")  # what our files are called; nothing else is ever removed

@@ -13,7 +13,7 @@ from tracejit.cli.cache.describe import Subject, guard_lines, plan_kernels
 from tracejit.cli.cache.index import SHORT, timestamp
 from tracejit.cli.cache.words import HEADS, Row
 from tracejit.cli.columns import Column, print_columns
-from tracejit.cli.terminal import seconds_words, size_words
+from tracejit.runtime.words import seconds_words, size_words
 
 MOST_GUARDS = 12  # tensor guards in full where a record is not what was asked for
 

@@ -13,17 +13,9 @@ import click
 from tracejit.cli.cache.index import Index, absent, opened
 from tracejit.cli.cache.removal import Removal
 from tracejit.cli.cache.wishes import Wish, everything, select
-from tracejit.cli.terminal import (
-    Size,
-    Span,
-    console,
-    directory_option,
-    json_option,
-    plural,
-    print_json,
-    size_words,
-)
+from tracejit.cli.terminal import Size, Span, console, directory_option, json_option, print_json
 from tracejit.runtime.errors import TracejitError
+from tracejit.runtime.words import plural, size_words
 
 PRUNE = """\b
 Examples:

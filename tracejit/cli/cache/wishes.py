@@ -11,9 +11,9 @@ from tracejit.cli.cache.audit import dangling, leftovers, set_aside
 from tracejit.cli.cache.filters import chosen
 from tracejit.cli.cache.index import DAMAGED, OK, Entry, Index
 from tracejit.cli.cache.removal import Removal
-from tracejit.cli.terminal import seconds_words
 from tracejit.runtime.cache import environment
 from tracejit.runtime.config import config
+from tracejit.runtime.words import seconds_words
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tracejit.cli.cache.describe import (
     plan_kernels,
 )
 from tracejit.cli.cache.index import SHORT, Entry
-from tracejit.cli.terminal import plural, size_words
+from tracejit.runtime.words import plural, size_words
 
 MOST_USERS = 4
 MOST_OPS = 8

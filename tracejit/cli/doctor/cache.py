@@ -11,9 +11,9 @@ from pathlib import Path
 from tracejit.cli.cache.index import Entry, opened
 from tracejit.cli.cache.wishes import stale
 from tracejit.cli.doctor.checks import FAULT, OK, Check
-from tracejit.cli.terminal import plural, size_words
 from tracejit.runtime.config import config
 from tracejit.runtime.store import Damaged, OtherFormat, Store
+from tracejit.runtime.words import plural, size_words
 
 GROUP = "cache"
 SAMPLE = 64  # entries of which every byte is read

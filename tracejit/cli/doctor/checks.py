@@ -19,6 +19,7 @@ from typing import Any
 
 from tracejit.runtime import config
 from tracejit.runtime.version import VERSION
+from tracejit.runtime.words import plural
 
 OK, MISSING, FAULT = "ok", "missing", "fault"
 
@@ -159,7 +160,7 @@ def devices() -> Iterator[Check]:
         "cpu",
         OK,
         f"{model}, {', '.join(features) or platform.machine()}; {usable} of {os.cpu_count()} cores "
-        f"may be used, torch uses {threads} thread{'s' if threads > 1 else ''}",
+        f"may be used, torch uses {plural(threads, 'thread')}",
         facts={"model": model, "features": features, "usable": usable, "threads": threads},
     )
     yield from _gpus(torch)

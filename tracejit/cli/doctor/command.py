@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tracejit.cli import terminal
 from tracejit.cli.doctor.checks import FAULT, MISSING, OK, Check, isolated
+from tracejit.runtime.words import plural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,4 +105,4 @@ def show(found: list[Check], out: Console) -> None:
                 out.print(f"  {line}", soft_wrap=True)
     faults = sum(check.state == FAULT for check in found)
     well = "All that is needed is well."
-    out.print(f"\n{terminal.plural(faults, 'fault')}" if faults else f"\n{well}")
+    out.print(f"\n{plural(faults, 'fault')}" if faults else f"\n{well}")
