@@ -6,7 +6,6 @@ The result is eager's own. Compilation follows in the background, or at once wit
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import time
@@ -17,6 +16,7 @@ from tracejit.codegen.plan import place
 from tracejit.dispatch import Dispatcher, Entry, milliseconds
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
 from tracejit.ir.graph import Graph
+from tracejit.ir.text import show_type
 from tracejit.runtime import cache, log, together
 from tracejit.runtime.bind import Bound, bind
 from tracejit.runtime.cache import Kernel, StoredPlan
@@ -207,15 +207,23 @@ def stored_plan(built: compiler.Built, numerics: str, target: str, graph: str) -
     return StoredPlan(key, built.plan, built.manifest, kernels, graph=graph)
 
 
-def captured(graph: Graph) -> dict[str, int]:
-    """How often each operation was recorded."""
-    counts: dict[str, int] = {}
-    for node in graph.nodes:
-        counts[node.op] = counts.get(node.op, 0) + 1
-    return counts
+def captured(graph: Graph) -> list[dict[str, str]]:
+    """The recorded operations in order, as JSON: the first result's name and type, the user's
+    line."""
+    return [
+        {
+            "value": node.outputs[0].name if node.outputs else "",
+            "op": node.op,
+            "line": place(node.origin),
+            "result": show_type(node.outputs[0]) if node.outputs else "",
+        }
+        for node in graph.nodes
+    ]
 
 
-def report(built: compiler.Built, ops: dict[str, int], stages: compiler.Pipeline) -> dict[str, Any]:
+def report(
+    built: compiler.Built, ops: list[dict[str, str]], stages: compiler.Pipeline
+) -> dict[str, Any]:
     """What explain shows of a compiled program, as JSON."""
     launches: dict[str, list[list[str]]] = {}
     externs = []
@@ -227,11 +235,24 @@ def report(built: compiler.Built, ops: dict[str, int], stages: compiler.Pipeline
         elif isinstance(step, RunExtern):
             externs.append([step.op, place(step.origin)])
     return {
-        "ops": ops,
+        "captured": ops,
         "kernels": [_kernel_report(built, name, lines) for name, lines in launches.items()],
         "externs": externs,
-        "decisions": [dataclasses.asdict(d) for d in built.program.decisions],
+        "decisions": [_decision_report(d) for d in built.program.decisions],
         "stages": [[stage.name, stage.seconds] for stage in stages.history],
+    }
+
+
+def _decision_report(decision: Decision) -> dict[str, Any]:
+    sides = [
+        [{"value": m.value, "name": m.name, "op": m.op, "line": place(m.origin)} for m in side]
+        for side in decision.between
+    ]
+    return {
+        "fused": decision.fused,
+        "reason": decision.reason,
+        "bytes_saved": decision.bytes_saved,
+        "between": sides,
     }
 
 

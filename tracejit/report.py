@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tracejit import captured, reporttext
+from tracejit import reporttext
 from tracejit.api import dispatcher_of
 from tracejit.dispatch import Dispatcher, Entry
 from tracejit.runtime import cache, sharing
@@ -75,15 +76,14 @@ class EntryReport:
 
     def facts(self) -> dict[str, Any]:
         """The program as data: the field `program` of the entry in JSON."""
-        program, graphs = self.program, captured.graphs(self.graph)
-        choices = program.get("decisions", [])
+        program, choices = self.program, self.program.get("decisions", [])
         return {
-            "ops": program.get("ops", {}),
-            "captured": [asdict(operation) for operation in captured.recorded(graphs)],
+            "ops": dict(Counter(each["op"] for each in program.get("captured", []))),
+            "captured": program.get("captured", []),
             "kernels": [self._kernel(each) for each in program.get("kernels", [])],
             "library": [{"op": op, "line": line} for op, line in program.get("externs", [])],
-            "refused": captured.decisions([c for c in choices if not c["fused"]], graphs),
-            "fused": captured.decisions([c for c in choices if c["fused"]], graphs),
+            "refused": [_without_verdict(c) for c in choices if not c["fused"]],
+            "fused": [_without_verdict(c) for c in choices if c["fused"]],
             "launches": self.manifest.get("launches", 0),
             "calls": self.manifest.get("calls", 0),
             "bytes": self.manifest.get("bytes", {}),
@@ -176,6 +176,10 @@ class Explanation:
 
     def __str__(self) -> str:
         return "\n".join(reporttext.lines(self))
+
+
+def _without_verdict(decision: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in decision.items() if name != "fused"}
 
 
 def explain(function: Any, /, *args: Any, **kwargs: Any) -> Explanation:

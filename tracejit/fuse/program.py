@@ -92,16 +92,32 @@ class CheckIndex:
 Step = Union[RunKernel, RunExtern, Alias, Expect, CheckIndex]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A value that a kernel computes: its name, what it is in a word, the operation and its
+    place."""
+
+    value: str
+    name: str
+    op: str
+    origin: Origin
+
+
 @dataclass
 class Decision:
-    """Something the scheduler chose, for `explain`: what it looked at, the verdict, the reason in
-    words.
+    """Something the scheduler chose, for `explain`: the two kernels it looked at by what they
+    compute, the verdict, the reason in words.
     """
 
-    what: str
+    between: tuple[tuple[Made, ...], tuple[Made, ...]]
     fused: bool
     reason: str
     bytes_saved: int = 0
+
+    @property
+    def what(self) -> str:
+        """Both in a line: `v3 layer_norm, v5 add + v8 mul`."""
+        return " + ".join(", ".join(f"{m.value} {m.name}" for m in side) for side in self.between)
 
 
 @dataclass

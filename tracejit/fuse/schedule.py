@@ -26,7 +26,7 @@ from tracejit.fuse.lower import (
     view_base,
 )
 from tracejit.fuse.partition import LAUNCH_BYTES, Partition, partition
-from tracejit.fuse.program import Decision, op_name
+from tracejit.fuse.program import Decision, Made, op_name
 from tracejit.fuse.scalar import Load
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
@@ -58,9 +58,9 @@ class Group:
         return dict.fromkeys([*self.body.loads, *(view_base(v) for v, *_ in self.body.checks)])
 
     @property
-    def label(self) -> str:
-        """Its values and what they are: `v3 layer_norm, v5 add`."""
-        return ", ".join(f"{v.name} {_made_by(v)}" for v in self.roots)
+    def made(self) -> tuple[Made, ...]:
+        """What it computes, for people."""
+        return tuple(_made(value) for value in self.roots)
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Fuser:
 
     def _try(self, first: Group, second: Group) -> Group:
         """The merged group, or `second` if they stay apart."""
-        what = f"{first.label} + {second.label}"
+        between = (first.made, second.made)
         alike = _same_space(first.body.domain, second.body.domain)
         refusal = self._refusal(first, second, alike)
         if refusal is None:
@@ -180,7 +180,7 @@ class Fuser:
                     else f"one kernel would move {-saved} bytes more than a launch is worth"
                 )
         if refusal is not None:
-            self.decisions.append(Decision(what, False, refusal))
+            self.decisions.append(Decision(between, False, refusal))
             return second
         merged = Group(
             roots, nest, body, max(first.order, second.order), self._stored(roots), moved
@@ -189,7 +189,7 @@ class Fuser:
             self.group_of[value] = merged
         del self.kernels[id(first)], self.kernels[id(second)]
         self.kernels[id(merged)] = merged
-        self.decisions.append(Decision(what, True, "one pass moves fewer bytes", saved))
+        self.decisions.append(Decision(between, True, "one pass moves fewer bytes", saved))
         return merged
 
     def _best(self, roots: tuple[Value, ...], *groups: Group) -> tuple[LoopNest, Body]:
@@ -290,10 +290,10 @@ class Fuser:
         return ordered
 
 
-def _made_by(value: Value) -> str:
+def _made(value: Value) -> Made:
     node = value.node
     assert node is not None
-    return op_name(node.part_of or node.op)
+    return Made(value.name, op_name(node.part_of or node.op), node.op, node.origin)
 
 
 def _domain_of(root: Value) -> Domain:

@@ -4,6 +4,7 @@ values."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,7 +179,7 @@ def plan_facts(found: Subject) -> dict[str, Any]:
         "inputs": manifest.get("inputs"),
         "outputs": manifest.get("outputs"),
         "bytes": manifest.get("bytes", {}),
-        "captured": report.get("ops", {}),
+        "captured": dict(Counter(each["op"] for each in report.get("captured", []))),
         "kernels": plan_kernels(found.index, found.plan),
         "library": [{"op": op, "line": line} for op, line in report.get("externs", ())],
         "stages": [
