@@ -67,7 +67,7 @@ class EntryReport:
     sharing: str = ""  # which inputs share memory, if the program writes to some
     record: str = ""
     graph: str = ""  # as recorded, and after the passes
-    hits: int = 0  # of a stored one: processes that started with it
+    hits: int = 0  # processes that found it on disk and started with it
 
     @property
     def kernel_texts(self) -> dict[str, str]:
@@ -243,6 +243,7 @@ def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
         plan_text=bound.plan.text,
         kernels=bound.kernels,
         graph=_graph(entry, bound, dispatcher),
+        hits=cache.shared().store.hits(bound.record),
         **guard_fields(bound.guards),
     )
 

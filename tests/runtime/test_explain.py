@@ -93,6 +93,16 @@ def chain(x: torch.Tensor) -> torch.Tensor:
     return x.relu() + 1
 
 
+def test_hits_are_processes_that_started_with_it(fresh_cache: Path) -> None:
+    x = torch.randn(3)
+    first = tracejit.compile(chain, backend="interpret", wait=True)
+    assert [entry.hits for entry in tracejit.explain(first, x).entries] == [0]
+    for _ in range(2):  # one process, one hit
+        again = tracejit.compile(chain, backend="interpret", wait=True)
+        (entry,) = tracejit.explain(again, x).entries
+        assert (entry.source, entry.hits) == ("disk", 1)
+
+
 def test_without_a_cache_the_last_compilation_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
