@@ -1,9 +1,9 @@
 """Kernels compiled together: processes that start at once on one cache compile each kernel once.
 
 A process claims the kernels that are not stored (runtime.claims), compiles those it got as one
-batch, stores each and lets go; for the others it waits, holding nothing, until they are stored.
-Nobody waits longer than PATIENCE. Without claims, or where the cache cannot be written, every
-process compiles for itself.
+batch, stores each as soon as it is made, and lets go; for the others it waits, holding nothing,
+until they are stored. Nobody waits longer than PATIENCE. Without claims, or where the cache cannot
+be written, every process compiles for itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POLL = 0.02
 # file of the claim. GIVEN_UP: its holder could not compile or store it.
 STORED, HELD, FREE, GIVEN_UP = "stored", "held", "free", "given up"
 
-Make = Callable[[Sequence[KernelSource]], Sequence[Binary]]
+Make = Callable[[Sequence[KernelSource]], Iterable[Binary]]
 
 
 def binaries(
@@ -80,8 +80,8 @@ class _Batch:
             self.compile([key for key in self.missing() if key in mine])
 
     def compile(self, keys: Sequence[str]) -> None:
-        """Compile, store and log."""
-        made = self.make([self.keys[key] for key in keys]) if keys else ()
+        """Compile; store and log each as soon as it is made."""
+        made: Iterable[Binary] = self.make([self.keys[key] for key in keys]) if keys else ()
         for key, binary in zip(keys, made, strict=True):
             source = self.keys[key]
             where = environment(source.target, self.numerics)

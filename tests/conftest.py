@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ for name in [n for n in os.environ if n.startswith("TRACEJIT_")]:
 os.environ["TRACEJIT_CACHE_DIR"] = tempfile.mkdtemp(prefix="tracejit-tests-")
 os.environ["TRACEJIT_VERIFY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # random weights only: a test that asks for a download is wrong
+
+# A shell starts what runs in the background with Ctrl-C ignored, which children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest

@@ -7,7 +7,7 @@ import functools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,8 +29,8 @@ from tracejit.runtime.worker import Leaving
 
 # Expressions are shared within one lowering (fuse.scalar), so two may not run side by side.
 _one_at_a_time = forks.Lock(threading.Lock)
-Make = Callable[[Sequence[KernelSource]], Sequence[Binary]]
-Binaries = Callable[[Sequence[KernelSource], Make], Sequence[Binary]]
+Make = Callable[[Sequence[KernelSource]], Iterable[Binary]]
+Binaries = Callable[[Sequence[KernelSource], Make], Iterable[Binary]]
 
 
 @dataclass

@@ -14,7 +14,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,12 +38,14 @@ class CannotCompile(RuntimeError):
     """The compiler refused a kernel; the message has its words and the kernel's text."""
 
 
-def compile_kernels(sources: Sequence[KernelSource], target: str) -> list[Binary]:
-    """Machine code for each source, in order; several at a time. Raises CannotCompile."""
+def compile_kernels(sources: Sequence[KernelSource], target: str) -> Iterator[Binary]:
+    """Machine code for each source, in order and as soon as it is there; several at a time. Raises
+    CannotCompile."""
     if len(sources) < 2:
-        return [compile_kernel(source, target) for source in sources]
+        yield from (compile_kernel(source, target) for source in sources)
+        return
     with ThreadPoolExecutor(max_workers=workers()) as pool:
-        return list(pool.map(lambda source: compile_kernel(source, target), sources))
+        yield from pool.map(lambda source: compile_kernel(source, target), sources)
 
 
 def workers() -> int:

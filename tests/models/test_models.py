@@ -134,7 +134,7 @@ def test_each_kernel_equals_eager(name: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_kernel_compiles_without_spills(name: str, target: str) -> None:
     sources = sources_for(name, target)
-    binaries = offline.compile_kernels(list(sources.values()), target)
+    binaries = list(offline.compile_kernels(list(sources.values()), target))
     spills = {name: b.spills for name, b in zip(sources, binaries, strict=True)}
     assert spills == dict.fromkeys(sources, 0)
 

@@ -222,6 +222,23 @@ def test_kernels_are_compiled_and_stored(
     assert together.binaries(again, "eager", [], make) == []
 
 
+def test_what_is_made_before_an_interruption_is_stored(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+
+    def interrupted(sources: Sequence[KernelSource]) -> Iterator[Binary]:
+        yield Binary(sources[0].text.encode(), "cubin", assembly="ptx")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        together.binaries(cache, "eager", SOURCES, interrupted)
+    (stored,) = cache.store.files("kernels")
+    found = cache.read_kernel(stored.key)
+    assert found is not None and found.source in SOURCES and locks(tmp_path / "cache") == []
+    make = Compiler()
+    assert codes(together.binaries(cache, "eager", SOURCES, make)) == CODES
+    assert len(make.made) == 2
+
+
 def at_once(directory: Path, makes: Sequence[Compiler]) -> list[Any]:
     """Each compiler in a thread with a cache of its own; results or errors."""
     results: list[Any] = [None] * len(makes)
