@@ -71,7 +71,7 @@ def _why(wish: Wish) -> str:
 
 def stale(entry: Entry) -> bool:
     """Whether this version cannot find the entry: written by other versions or on another kind of
-    machine, or by one that did not say. Imports torch."""
+    machine, or by one that did not say."""
     was = entry.environment or {}
     if entry.state != OK or not was:
         return entry.state != DAMAGED
