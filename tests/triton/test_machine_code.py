@@ -5,6 +5,7 @@ moves 16 bytes at once.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -144,6 +145,17 @@ def test_every_cast_and_reduction_compiles(nests, target: str) -> None:
         assert binary.code
 
 
+def test_lighter_tiles_are_not_made_for_a_kernel_that_does_not_spill(nests) -> None:
+    def unwanted() -> KernelSource:
+        raise AssertionError("nobody asked for lighter tiles")
+
+    (i,) = nests.axes(i=1024)
+    nest = nests.nest([i], {"out": (1 * i, nests.load("x", 1 * i))})
+    asked = generate(nest, "plain", target="cuda:90")
+    binary = offline.compile_kernel(replace(asked, lighter=(unwanted,)), "cuda:90")
+    assert binary.spills == 0 and binary.compiled is None
+
+
 def test_a_kernel_that_spills_is_compiled_with_lighter_tiles(nests) -> None:
     """Sixteen rows of 4,096 held by one warp: 2,048 registers a thread."""
     i, r = nests.axes(i=8, r=4096)
@@ -159,8 +171,6 @@ def test_a_kernel_that_spills_is_compiled_with_lighter_tiles(nests) -> None:
     heavy = Strategy("persistent", 1, 4096, num_warps=4)
     bad = generate(nest, "kernel", target="cuda:90", strategy=heavy)
     assert offline.compile_once(bad, "cuda:90").spills > 0
-    from dataclasses import replace
-
     binary = offline.compile_kernel(replace(bad, lighter=asked.lighter), "cuda:90")
     assert binary.spills == 0
     assert binary.compiled is not None and binary.compiled.constants != bad.constants
@@ -222,7 +232,6 @@ def test_the_plain_interpreter_runs_the_text_too(examples) -> None:
 
 
 def test_a_failure_names_the_kernel_and_shows_its_text(examples) -> None:
-    from dataclasses import replace
 
     source = generate(examples["add"], "add", target="cuda:90")
     broken = replace(source, text=source.text.replace("x * 2.0", "x * missing"))
