@@ -204,6 +204,9 @@ def test_tools_that_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
             raise FileNotFoundError(2, "No such file", command[0])
         return subprocess.CompletedProcess(command, 1, "", "wrong architecture")
 
+    list(
+        checks.toolchain()
+    )  # triton runs its tools once to find them, and remembers where they are
     monkeypatch.setattr(subprocess, "run", run)
     found = rows(checks.toolchain())
     assert found["ptxas"].state == FAULT and "No such file" in found["ptxas"].text
