@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,17 +20,25 @@ FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", 
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, vector features, bytes of memory."""
-    text = _text("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
-    has = set(flags[1].split()) if flags else set()
+    about = cpuinfo()
+    has = set(about.get("flags", about.get("Features", "")).split())
     return {
-        "processor": model[1] if model else platform.processor() or platform.machine(),
+        "processor": about.get("model name", platform.processor() or platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "features": [name for name in FEATURES if name in has],
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def cpuinfo() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; {} where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def versions() -> dict[str, str]:
@@ -85,10 +92,3 @@ def _described(peer: Peer, device: str) -> dict[str, str]:
     if peer.available():
         return {"note": "not here", "remark": ""}
     return {"note": peer.note(device), "remark": peer.remark(device)}
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -15,6 +15,7 @@ from tracejit.runtime import log
 from tracejit.runtime.cache import Cache, Kernel, environment
 from tracejit.runtime.claims import FOLDER, Claims, NoClaims, is_held
 from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.words import plural
 from tracejit.runtime.worker import Leaving, worker
 
 PATIENCE = 60.0  # seconds that the kernels of other processes are waited for
@@ -95,7 +96,7 @@ class _Batch:
         store. Raises Leaving when this process exits."""
         waiting, given_up = self.missing(), []
         if waiting:
-            what = "1 kernel" if len(waiting) == 1 else f"{len(waiting)} kernels"
+            what = plural(len(waiting), "kernel")
             log.say(log.CACHE, f"waiting for {what} that another process compiles")
         while waiting and time.monotonic() < end:
             state = self.state(waiting[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def plural(count: int, noun: str) -> str:
     """`1 kernel`, `3 launches`, `2 entries`, `20,480 elements`."""
@@ -28,3 +30,15 @@ def seconds_words(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def times(count: int) -> str:
+    """` x3`; nothing for once."""
+    return f" x{count}" if count > 1 else ""
+
+
+def few(words: Iterable[str], most: int) -> list[str]:
+    """The first few different ones, and how many more there are."""
+    different = [word for word in dict.fromkeys(words) if word]
+    more = len(different) - most
+    return different[:most] + ([f"and {more} more"] if more > 0 else [])

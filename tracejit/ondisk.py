@@ -10,6 +10,7 @@ from tracejit.runtime import cache
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import describe, first_code, named_key
 from tracejit.runtime.store import Damaged, File, Item
+from tracejit.runtime.words import plural
 
 NUMERICS = ("eager", "fast")
 
@@ -69,7 +70,7 @@ def _report(file: File, now: bool) -> EntryReport | None:
         return None
     target = item.fields["manifest"].get("title", "").rpartition(" for ")[2]
     hits = store.hits(file.key)
-    notes = f"{hits} process{'' if hits == 1 else 'es'} started with it"
+    notes = f"{plural(hits, 'process')} started with it"
     notes += "" if now else "; of other code or another version, so that no call reaches it now"
     return EntryReport(
         source="stored",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracejit.runtime.reasons import KINDS, Reason
-from tracejit.runtime.words import plural
+from tracejit.runtime.words import few, plural, times
 from tracejit.sentences import QUIET, state_words
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def _program_lines(program: dict[str, Any]) -> list[str]:
         text += _indent(_kernel_lines(kernel))
     calls = [(call["op"], call["line"]) for call in program["library"]]
     for op, places in _grouped(calls).items():
-        text.append(f"  {op}{_times(len(places))} (library): {_some(places)}")
+        text.append(f"  {op}{times(len(places))} (library): {'; '.join(few(places, MOST_NAMED))}")
     refused = [(each["reason"], _pair(each)) for each in program["refused"]]
     if refused:
         text.append("not fused:")
     for reason, pairs in _grouped(refused).items():
-        text.append(f"  {reason}{_times(len(pairs))}:")
-        text += [f"    {line}" for line in _few(pairs)]
+        text.append(f"  {reason}{times(len(pairs))}:")
+        text += [f"    {line}" for line in few(pairs, MOST_NAMED)]
     return text
 
 
@@ -120,7 +120,7 @@ def _kernel_lines(kernel: dict[str, Any]) -> list[str]:
     if kernel.get("registers") is not None:
         spills = f"{kernel['spills']} spilled" if kernel["spills"] else "none spilled"
         facts.append(f"{kernel['registers']} registers, {spills}")
-    name = kernel["name"] + _times(kernel["launches"])
+    name = kernel["name"] + times(kernel["launches"])
     about = "; ".join(part for part in (kernel["strategy"], ", ".join(facts)) if part)
     return [f"{name}: {about}", *_indent(list(dict.fromkeys(kernel["lines"])))]
 
@@ -131,18 +131,3 @@ def _grouped(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     for first, second in pairs:
         found.setdefault(first, []).append(second)
     return found
-
-
-def _times(count: int) -> str:
-    return f" x{count}" if count > 1 else ""
-
-
-def _few(words: list[str]) -> list[str]:
-    """The first few different ones, and how many more there are."""
-    different = [word for word in dict.fromkeys(words) if word]
-    more = len(different) - MOST_NAMED
-    return different[:MOST_NAMED] + ([f"and {more} more"] if more > 0 else [])
-
-
-def _some(words: list[str]) -> str:
-    return "; ".join(_few(words))

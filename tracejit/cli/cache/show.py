@@ -17,22 +17,13 @@ from tracejit.runtime.words import seconds_words, size_words
 
 MOST_GUARDS = 12  # tensor guards in full where a record is not what was asked for
 
-# Guards that are counted; the check's name -> what it looks at.
+# Guards that are counted beside the quiet ones (tracejit.sentences), by the check's name.
 _COUNTED = {
-    "any": "names that exist",
-    "absent": "attributes not set",
-    "class": "classes",
     "const": "constants",
     "container": "containers",
-    "empty": "tables of hooks empty",
     "function": "functions' code",
     "is": "objects",
-    "kwargs": "names of keyword arguments",
-    "length": "lengths",
-    "lib": "library functions not replaced",
-    "pymodule": "modules",
     "same": "objects met twice",
-    "type": "types",
 }
 
 
@@ -65,7 +56,10 @@ def _guards(found: Subject) -> Iterator[Row]:
     if whole:
         yield from (("guards", line) for line in others)
         return
-    counts = {words: checks.count(check) for check, words in _COUNTED.items() if check in checks}
+    from tracejit.sentences import QUIET  # imports torch, as the guards' words did
+
+    counted = sorted({**_COUNTED, **QUIET}.items())
+    counts = {words: checks.count(check) for check, words in counted if check in checks}
     more = [f"{len(tensors) - MOST_GUARDS} more tensors"] if len(tensors) > MOST_GUARDS else []
     more += [f"{words} ({count})" for words, count in counts.items()]
     if more:

@@ -3,7 +3,7 @@ where its time and bytes go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tracejit.cli.cache.describe import (
@@ -14,7 +14,7 @@ from tracejit.cli.cache.describe import (
     plan_kernels,
 )
 from tracejit.cli.cache.index import SHORT, Entry
-from tracejit.runtime.words import plural, size_words
+from tracejit.runtime.words import few, plural, size_words, times
 
 MOST_USERS = 4
 MOST_OPS = 8
@@ -154,7 +154,7 @@ def _plan_rows(found: Subject, facts: dict[str, Any]) -> Iterator[Row]:
     if facts["captured"]:
         yield "captured", _counted(facts["captured"])
     for op, lines in _grouped(facts["library"]).items():
-        yield "library", f"{op}{f' x{len(lines)}' if len(lines) > 1 else ''}: {few(lines)}"
+        yield "library", f"{op}{times(len(lines))}: {'; '.join(few(lines, MOST_USERS))}"
     if facts["stages"]:
         total = sum(stage["seconds"] for stage in facts["stages"])
         slow = sorted(facts["stages"], key=lambda s: -s["seconds"])[:5]
@@ -164,7 +164,7 @@ def _plan_rows(found: Subject, facts: dict[str, Any]) -> Iterator[Row]:
 
 def _counted(counts: dict[str, int]) -> str:
     often = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = ", ".join(f"{op}{f' x{n}' if n > 1 else ''}" for op, n in often[:MOST_OPS])
+    words = ", ".join(f"{op}{times(n)}" for op, n in often[:MOST_OPS])
     more = len(often) - MOST_OPS
     total = plural(sum(counts.values()), "operation")
     return f"{total}: {words}" + (f", and {more} more kinds" if more > 0 else "")
@@ -175,12 +175,6 @@ def _grouped(library: list[dict[str, str]]) -> dict[str, list[str]]:
     for call in library:
         groups.setdefault(call["op"], []).append(call["line"])
     return groups
-
-
-def few(lines: Iterable[str]) -> str:
-    different = [line for line in dict.fromkeys(lines) if line]
-    more = len(different) - MOST_USERS
-    return "; ".join(different[:MOST_USERS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _record(found: Subject) -> Iterator[Row]:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tracejit.benchmarks.machine import cpuinfo
 from tracejit.runtime import config
 from tracejit.runtime.version import VERSION
 from tracejit.runtime.words import plural
@@ -149,7 +150,7 @@ def devices() -> Iterator[Check]:
     """The processor and the GPUs."""
     import torch
 
-    about = _cpuinfo()
+    about = cpuinfo()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words = about.get("flags", about.get("Features", "")).split()
     features = [name for name in FEATURES if name in words]
@@ -164,16 +165,6 @@ def devices() -> Iterator[Check]:
         facts={"model": model, "features": features, "usable": usable, "threads": threads},
     )
     yield from _gpus(torch)
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; {} where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in text.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _gpus(torch: Any) -> Iterator[Check]:
