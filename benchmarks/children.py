@@ -39,47 +39,81 @@ def environment(job: Job, folder: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(SET_ASIDE)}
     kept |= {"TMPDIR": folder, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
     for name in job.peers:
-        kept |= PEERS[name].environment(Path(job.caches) / name)
+        kept |= PEERS[name].environment(Path(job.caches) / name, job.threads)
     if job.threads:
         kept |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(job.threads))
     return kept
 
 
-def events(job: Job, folder: str, limit: float = LIMIT) -> Iterator[Event]:
-    """What the child of this job tells. Raises Died. However this ends, the child and those that it
+class Child:
+    """A child process at work. When the `with` ends, however it does, the child and those that it
     started are gone."""
-    with tempfile.TemporaryFile(dir=folder) as errors:
-        process = subprocess.Popen(
+
+    def __init__(self, job: Job, folder: str, limit: float = LIMIT) -> None:
+        self.limit = limit
+        self.errors = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (close() closes it)
+        self.process = subprocess.Popen(
             command(job),
             env=environment(job, folder),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=self.errors,
             start_new_session=True,  # Ctrl-C reaches us alone; its whole group is killed at once
         )
-        try:
-            yield from _told(process, limit)
-            if process.wait(limit) != 0:
-                raise Died(why=_ending(process.returncode, errors))
-        except subprocess.TimeoutExpired:
-            raise Died(why=f"did not end within {limit:.0f} s") from None
-        finally:
-            _kill(process)
+        self.lines: queue.Queue[bytes] = queue.Queue()
+        pumped = (self.process.stdout, self.lines)
+        threading.Thread(target=_pump, args=pumped, daemon=True).start()
 
+    def __enter__(self) -> Child:
+        return self
 
-def _told(process: subprocess.Popen[bytes], limit: float) -> Iterator[Event]:
-    """Events until the child closes its output."""
-    lines: queue.Queue[bytes] = queue.Queue()
-    assert process.stdout is not None
-    threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-    while True:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child and all that it started."""
+        _kill(self.process)
+        self.errors.close()
+
+    def send(self, order: Event) -> None:
+        """Give it an order."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: so says the answer
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def answer(self) -> Event:
+        """What it answers. Raises Died."""
+        answer = self.next()
+        if answer is None:
+            raise Died(why=self.ending())
+        return answer
+
+    def next(self) -> Event | None:
+        """What it tells next; None once it has closed its output. Raises Died."""
         try:
-            line = lines.get(timeout=limit)
+            line = self.lines.get(timeout=self.limit)
         except queue.Empty:
-            raise Died(why=f"no answer for {limit:.0f} s: given up") from None
-        if not line:
-            return
-        yield json.loads(line)
+            raise Died(why=f"no answer for {self.limit:.0f} s: given up") from None
+        event: Event | None = json.loads(line) if line else None
+        return event
+
+    def ending(self) -> str:
+        """How it ended, in words; "" if as it should. Raises Died if it does not end."""
+        try:
+            code = self.process.wait(self.limit)
+        except subprocess.TimeoutExpired:
+            raise Died(why=f"did not end within {self.limit:.0f} s") from None
+        return _ending(code, self.errors) if code else ""
+
+
+def events(job: Job, folder: str, limit: float = LIMIT) -> Iterator[Event]:
+    """What the child of this job tells until it ends. Raises Died."""
+    with Child(job, folder, limit) as child:
+        while (event := child.next()) is not None:
+            yield event
+        if why := child.ending():
+            raise Died(why=why)
 
 
 def _pump(stream: IO[bytes], lines: queue.Queue[bytes]) -> None:
@@ -96,7 +130,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdin is not None:
-        process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of an order that it did not read
+            process.stdin.close()
 
 
 def _ending(code: int, errors: IO[bytes]) -> str:

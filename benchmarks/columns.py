@@ -97,9 +97,9 @@ LAYOUTS = {
         "Start-up: a compiler's own seconds, in a fresh process",
         ("import", "cold", "of", "sooner", "warm", "of", "sooner"),
         startup_cells,
-        "From the first call to the end of the second, less two steady calls; importing the peer "
-        "stands beside it, importing torch is not in it.\nEager's own seconds are torch's set-up; "
-        "“eager again” shows the noise.",
+        "From the first call to the end of the second, less twice the quickest steady call; "
+        "importing the peer stands beside it, importing torch is not in it.\nEager's own seconds "
+        "are torch's set-up; “eager again” shows the noise.",
         "Sooner: torch.compile's seconds divided by the peer's. Inductor's precompiled C++ headers "
         "were there before the first cold start.",
     ),

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from tracejit.benchmarks.columns import Rows, seconds, times
 from tracejit.benchmarks.document import Document, control, samples
+from tracejit.benchmarks.printing import plain_table, print_table
 from tracejit.benchmarks.stats import ratios, spread
-from tracejit.benchmarks.table import plain_table, print_table
 from tracejit.runtime.words import size_words
 
 FLOOR = 0.03  # a smaller change is never called one

@@ -44,7 +44,8 @@ class Row:
 @dataclass
 class Document:
     """Everything that a run found. `peers` holds what each does ("note") and what must stand beside
-    its figures ("remark"); `workloads` what each is."""
+    its figures ("remark"); `workloads` what each is; `traffic` the bytes that a call of one must
+    move; `bandwidth` samples of what this machine's memory moves, in bytes per second."""
 
     date: str
     device: str
@@ -56,6 +57,8 @@ class Document:
     settings: dict[str, Any]
     peers: dict[str, dict[str, str]]
     workloads: dict[str, str]
+    traffic: dict[str, int] = field(default_factory=dict)
+    bandwidth: dict[str, list[float]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +79,14 @@ class Document:
             rows = self.of(measure, name)
             if rows:
                 yield name, rows
+
+    def suites(self) -> dict[str, list[str]]:
+        """Workloads of each suite: those of `micro/…` under "micro"."""
+        found: dict[str, list[str]] = {}
+        for name in self.workloads:
+            if "/" in name:
+                found.setdefault(name.partition("/")[0], []).append(name)
+        return found
 
     @property
     def wrong(self) -> list[Row]:

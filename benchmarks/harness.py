@@ -1,23 +1,26 @@
-"""A run of the harness: the steps, each a process of its own, in an order in which one fills the
-caches that the next uses."""
+"""A run of the harness: the steps, in an order in which one fills the caches that the next uses,
+with processes of their own."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tracejit.benchmarks import machine
-from tracejit.benchmarks.children import Died, events
-from tracejit.benchmarks.document import UNITS, Document, Row
+from tracejit.benchmarks.children import Child, Died, events
+from tracejit.benchmarks.document import MEASURES, UNITS, Document, Row
 from tracejit.benchmarks.job import Event, Job, Outcome
-from tracejit.benchmarks.peers import EAGER
+from tracejit.benchmarks.peers import EAGER, PEERS
 from tracejit.benchmarks.progress import Progress
+from tracejit.benchmarks.registry import Workload
 from tracejit.benchmarks.steps import PREPARING, Settings, Step, steps
+from tracejit.benchmarks.team import Team
 from tracejit.runtime.errors import TracejitError
 
 # What a series of a start is called in the rows: (measure, series) by state.
@@ -58,30 +61,39 @@ class Harness:
     progress: Progress
     given_up: dict[tuple[str, str], Outcome] = field(default_factory=dict)
     rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
+    teams: dict[str, Team] = field(default_factory=dict)  # the one at work, by its name
+    workloads: dict[str, Workload] = field(default_factory=dict)
 
     def run(self) -> Document:
         """Measure everything. Raises NoDevice."""
         seen = self.probe()
-        self.settings = replace(self.settings, device=seen["device"])
-        peers = tuple(n for n in self.settings.peers if not seen["peers"][n]["missing"])
+        self.settings = replace(self.settings, device=seen["device"], threads=seen["threads"])
+        self.workloads = {w.name: w for w in self.settings.workloads}
+        missing = {name: seen["peers"][name]["missing"] for name in self.settings.everyone}
         document = self.document(seen)
-        todo = steps(self.settings, peers)
-        with self.progress.over([(step.words, step.weight) for step in todo]):
-            for place, step in enumerate(todo):
-                self.progress.begin(place)
-                self.take(step)
-                later = todo[place + 1].workload if place + 1 < len(todo) else ""
-                if step.kind == "prepare" or step.workload != later:
-                    shutil.rmtree(self.caches(step.workload), ignore_errors=True)
-        for name in self.settings.peers:
-            self.miss(name, seen["peers"][name]["missing"])
+        todo = steps(self.settings, [name for name, why in missing.items() if not why])
+        try:
+            self.take_all(todo, document)
+        finally:
+            self.dismiss()
+        self.miss(missing)
         document.rows = sorted(self.rows.values(), key=self.place)
         return document
 
+    def take_all(self, todo: list[Step], document: Document) -> None:
+        """Do the steps in order; what is used no more is removed."""
+        with self.progress.over([(step.words, step.weight) for step in todo]):
+            for place, step in enumerate(todo):
+                self.progress.begin(place)
+                self.take(step, document)
+                later = todo[place + 1].workload if place + 1 < len(todo) else ""
+                if step.kind == "prepare" or step.workload != later:
+                    shutil.rmtree(self.caches(step.workload), ignore_errors=True)
+
     def probe(self) -> dict[str, Any]:
         """What a first child sees of device, threads and peers."""
-        job = self.job("probe", "", tuple(self.settings.peers))
-        for event in events(job, str(self.folder), self.settings.limit):
+        job = self.job("probe", "", self.settings.everyone)
+        for event in self.events(job):
             if "seen" in event:
                 seen: dict[str, Any] = event["seen"]
         if not seen["device"]:
@@ -90,7 +102,8 @@ class Harness:
 
     def document(self, seen: dict[str, Any]) -> Document:
         """The document without rows."""
-        chosen = self.settings
+        chosen, everyone = self.settings, self.settings.everyone
+        taken = [chosen.measures_of(workload) for workload in chosen.workloads]
         return Document(
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             device=seen["device"],
@@ -100,12 +113,12 @@ class Harness:
             versions=machine.versions(),
             variables=machine.variables(),
             settings={
-                "measures": list(chosen.measures),
-                "rounds": chosen.rounds,
-                "seconds_of_a_block": chosen.seconds,
+                "measures": [m for m in MEASURES if any(m in found for found in taken)],
+                "quick": chosen.quick,
                 "starts": chosen.starts,
+                "paces": {w.suite or "single": asdict(chosen.pace_of(w)) for w in chosen.workloads},
             },
-            peers={n: {k: seen["peers"][n][k] for k in ("note", "remark")} for n in chosen.peers},
+            peers={n: {k: seen["peers"][n][k] for k in ("note", "remark")} for n in everyone},
             workloads={w.name: w.about for w in chosen.workloads},
         )
 
@@ -119,26 +132,34 @@ class Harness:
             peers=peers,
             caches=str(self.caches(workload)),
             tiny=tiny,
-            rounds=chosen.rounds,
-            seconds=chosen.seconds,
         )
 
     def events(self, job: Job) -> Iterator[Event]:
         """What a child with this job tells. Raises Died."""
         return events(job, str(self.folder), self.settings.limit)
 
-    def caches(self, workload: str) -> Path:
-        return self.folder / "caches" / (workload or "none")
+    def caches(self, name: str) -> Path:
+        """Of a workload, or of a team."""
+        return self.folder / "caches" / (name or "none")
 
-    def take(self, step: Step) -> None:
-        """Do one step; its rows are in `rows` then."""
-        if step.kind == "prepare":
+    def take(self, step: Step, document: Document) -> None:
+        """Do one step; what it found is in `rows` or in the document then."""
+        if step.kind == "stream":
+            self.stream(document)
+        elif step.kind == "prepare":
             self.started(PREPARING, step.peers[0], tiny=True)
         elif step.kind in STARTS:
             self.start(step)
         else:
-            kind = "recording" if step.kind == "recording" else "rounds"
-            self.measure(step, self.job(kind, step.workload, step.peers, step.kind == "overhead"))
+            self.measure(step, document)
+
+    def stream(self, document: Document) -> None:
+        """Add samples of the memory's speed; none if their child dies."""
+        self.dismiss()
+        with contextlib.suppress(Died):
+            for event in self.events(self.job("stream", "", ())):
+                for name, found in event["stream"].items():
+                    document.bandwidth.setdefault(name, []).extend(found)
 
     def start(self, step: Step) -> None:
         """Starts of one peer, each cold one on empty caches: several if they are quick. A peer that
@@ -177,37 +198,49 @@ class Harness:
         if outcome.status == "ok" and not series["memory"]:
             self.enter(step.workload, "memory", Outcome(outcome.peer, "missing", NO_PEAK))
 
-    def measure(self, step: Step, job: Job) -> None:
-        """All peers in one process. One in whose turn it dies or hangs is left out, and the others
-        are measured without it."""
-        for peer in job.peers:
-            if (step.workload, peer) in self.given_up:
-                self.enter(step.workload, step.kind, self.given_up[step.workload, peer])
-        left = tuple(p for p in job.peers if (step.workload, p) not in self.given_up)
-        if EAGER not in left:  # nothing to compare with
-            why = f"eager: {self.given_up[step.workload, EAGER].why}"
-            for peer in left:
+    def measure(self, step: Step, document: Document) -> None:
+        """All peers in interleaved rounds, without those that have failed at their start."""
+        peers, given_up = list(step.peers), self.given_up
+        for peer in step.peers:
+            if (step.workload, peer) in given_up:
+                self.enter(step.workload, step.kind, given_up[step.workload, peer])
+                peers.remove(peer)
+        if EAGER not in peers:
+            why = f"eager: {given_up[step.workload, EAGER].why}"
+            for peer in peers:
                 self.enter(step.workload, step.kind, Outcome(peer, "failed", why))
             return
-        busy = ""
-        while left:
-            try:
-                found = []
-                for event in self.events(replace(job, peers=left)):
-                    busy = event.get("peer", "" if "round" in event else busy)
-                    found += [Outcome(**event["outcome"])] if "outcome" in event else []
-                for outcome in found:
-                    self.enter(step.workload, step.kind, outcome)
-                return
-            except Died as died:
-                at_fault = (busy,) if busy and busy != EAGER else left
-                for peer in at_fault:
-                    self.enter(step.workload, step.kind, Outcome(peer, "failed", str(died)))
-                left = tuple(peer for peer in left if peer not in at_fault)
+        workload = self.workloads[step.workload]
+        pace, team = self.settings.pace_of(workload), self.team(workload)
+        found = team.measure(step.workload, step.kind, peers, pace)
+        for outcome in found.outcomes.values():
+            self.enter(step.workload, step.kind, outcome)
+        if found.moved and step.kind == "steady":
+            document.traffic[step.workload] = found.moved
+
+    def team(self, workload: Workload) -> Team:
+        """The workload's team; one of another name goes home."""
+        name = workload.team or workload.name
+        if name not in self.teams:
+            self.dismiss()
+
+            def start(peer: str) -> Child:
+                job = replace(
+                    self.job("serve", workload.name, (peer,)), caches=str(self.caches(name))
+                )
+                return Child(job, str(self.folder), self.settings.limit)
+
+            self.teams[name] = Team(start)
+        return self.teams[name]
+
+    def dismiss(self) -> None:
+        """End the processes of the team at work."""
+        while self.teams:
+            self.teams.popitem()[1].close()
 
     def enter(self, workload: str, measure: str, outcome: Outcome) -> None:
         """Make a row of an outcome, or add its series to the row that is there."""
-        if measure not in self.settings.measures:
+        if measure not in self.settings.measures_of(self.workloads[workload]):
             return
         key = (workload, measure, outcome.peer)
         row = self.rows.setdefault(key, Row(*key, unit=UNITS[measure]))
@@ -217,18 +250,19 @@ class Harness:
             for name, found in outcome.series.items():
                 row.series[name] = row.series.get(name, []) + found
 
-    def miss(self, peer: str, why: str) -> None:
-        """Rows that say why this peer was not measured, if it was not."""
-        for workload in self.settings.workloads if why else ():
-            for measure in self.settings.measures:
-                if measure != "recording" or peer == "tracejit":
-                    self.enter(workload.name, measure, Outcome(peer, "missing", why))
+    def miss(self, missing: dict[str, str]) -> None:
+        """Rows that say why a peer was not measured: it is not here although it was asked for, or
+        has no such workload."""
+        for workload in self.settings.workloads:
+            for peer in self.settings.peers_of(workload):
+                absent = missing[peer] if self.settings.peers else ""
+                why = absent or ("" if missing[peer] else PEERS[peer].lacks(workload))
+                for measure in self.settings.measures_of(workload) if why else ():
+                    if measure != "recording" or peer == "tracejit":
+                        self.enter(workload.name, measure, Outcome(peer, "missing", why))
 
     def place(self, row: Row) -> tuple[int, int, int]:
-        """Where a row stands: by measure, workload, peer, in the order in which they were given."""
-        names = [w.name for w in self.settings.workloads]
-        return (
-            self.settings.measures.index(row.measure),
-            names.index(row.workload),
-            self.settings.peers.index(row.peer),
-        )
+        """Where a row stands: by measure, workload, peer."""
+        places = (list(MEASURES), list(self.workloads), list(PEERS))
+        found = [names.index(n) for names, n in zip(places, (row.measure, row.workload, row.peer))]
+        return found[0], found[1], found[2]

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Event = dict[str, Any]
-Tell = Callable[[Event], None]  # {"peer": who is busy} or {"outcome": …} or an answer of its own
+Tell = Callable[[Event], None]  # {"outcome": …} or an answer of its own
 
 
 @dataclass(frozen=True)
 class Job:
-    """One process's work. `kind` names a function of tracejit.benchmarks.measures."""
+    """One process's work. `kind` names a function of tracejit.benchmarks.measures, or is "serve":
+    answer orders (tracejit.benchmarks.serving)."""
 
     kind: str
     device: str = "cpu"
@@ -22,8 +23,6 @@ class Job:
     peers: tuple[str, ...] = ()
     caches: str = ""  # the folder that holds a folder of caches for each peer
     tiny: bool = False
-    rounds: int = 0
-    seconds: float = 0.0  # of a block of calls
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -10,11 +10,35 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tracejit.benchmarks.peers import PEERS, Peer
+from tracejit.benchmarks.peer import Peer
+from tracejit.benchmarks.peers import PEERS
 from tracejit.runtime.version import VERSION
 
-PACKAGES = ("torch", "triton", "llvmlite", "numpy", "transformers")
-PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "TORCH", "TRITON_", "CUDA_", "LD_PRELOAD", "MALLOC_")
+PACKAGES = (
+    "torch",
+    "triton",
+    "llvmlite",
+    "numpy",
+    "transformers",
+    "jax",
+    "jaxlib",
+    "tensorflow",
+    "tensorflow-cpu",
+)
+PREFIXES = (
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "GOMP_",
+    "TORCH",
+    "TRITON_",
+    "CUDA_",
+    "LD_PRELOAD",
+    "MALLOC_",
+    "JAX_",
+    "XLA_",
+    "TF_",
+)
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve")
 
 
@@ -81,14 +105,14 @@ def seen_by_torch(device: str) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if used == "cuda" else "",
         "threads": torch.get_num_threads(),
         "peers": {
-            name: {"missing": peer.available(), **_described(peer, used)}
+            name: {"missing": peer.available(used), **_described(peer, used)}
             for name, peer in PEERS.items()
         },
     }
 
 
 def _described(peer: Peer, device: str) -> dict[str, str]:
-    """The peer's words; those of one that is not here need not be sayable."""
-    if peer.available():
-        return {"note": "not here", "remark": ""}
+    """The peer's words; of one that is not here, why."""
+    if why := peer.available(device):
+        return {"note": f"not measured: {why}", "remark": ""}
     return {"note": peer.note(device), "remark": peer.remark(device)}

@@ -12,14 +12,6 @@ from torch.nn import functional as F
 from tracejit.benchmarks.registry import Work
 
 
-def gated(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return F.gelu(a * b + a) * torch.sigmoid(b)
-
-
-def softmax_of_rows(x: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(x, dim=-1)
-
-
 class AddNorm(nn.Module):
     """The end of a residual block: LayerNorm(x + y)."""
 
@@ -100,9 +92,36 @@ SMALL = Size(blocks=3, width=64, heads=4, vocabulary=128, batch=2, tokens=16)  #
 TINY = replace(SMALL, blocks=1, batch=1, tokens=8)  # a call is all overhead
 
 
+def mlp(widths: tuple[int, ...], batch: int) -> Work:
+    """Linear layers of these widths with GELU between them."""
+    layers: list[nn.Module] = []
+    for inner, outer in zip(widths, widths[1:]):
+        layers += [nn.Linear(inner, outer), nn.GELU()]
+    return Work(nn.Sequential(*layers[:-1]).eval(), (torch.randn(batch, widths[0]),))
+
+
+class Sequences(nn.Module):
+    """The last state of a stack of LSTM layers, mapped to scores."""
+
+    def __init__(self, inputs: int, width: int, layers: int, scores: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(inputs, width, layers, batch_first=True)
+        self.head = nn.Linear(width, scores)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, _ = self.lstm(x)
+        found: torch.Tensor = self.head(states[:, -1])
+        return found
+
+
+def lstm(inputs: int, width: int, layers: int, batch: int, steps: int) -> Work:
+    model = Sequences(inputs, width, layers, 10)
+    return Work(model.eval(), (torch.randn(batch, steps, inputs),))
+
+
 def gpt(size: Size) -> Work:
     model = GPT(size.blocks, size.width, size.heads, size.vocabulary)
-    return Work(model.eval(), (size.ids(),))
+    return Work(model.eval(), (size.ids(),), options={"heads": size.heads})
 
 
 def llama(size: Size) -> Work:

@@ -1,53 +1,16 @@
-"""Who is measured: one class each. A peer imports what it needs in its methods, so that the process
-that only starts others stays light."""
+"""Who is measured: one class each."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-Function = Callable[..., Any]
+from tracejit.benchmarks.foreign import Jax, TensorFlow
+from tracejit.benchmarks.peer import Function, Peer
+
 OFFLINE = "cuda:90"  # what tracejit compiles for where it has no target of its own
-
-
-class Peer:
-    """A way of running a function. This one runs it as it is."""
-
-    name: ClassVar[str] = "eager"
-    stored: ClassVar[bool] = False  # keeps compiled programs: a warm start differs from a cold one
-    prepares: ClassVar[bool] = False  # its first use on a machine leaves something for all later
-    guess: ClassVar[tuple[float, float]] = (4, 4)  # seconds of a cold and a warm start's process
-
-    def available(self) -> str:
-        """Why it cannot run here at all; "" if it can."""
-        return ""
-
-    def environment(self, caches: Path) -> dict[str, str]:
-        """The variables that put all it keeps on disk below `caches`."""
-        return {}
-
-    def load(self) -> None:
-        """Import what a program that uses it imports, and what its first call is bound to."""
-
-    def compile(self, function: Function, device: str) -> Function:
-        """The function as this peer runs it, on tensors of this device."""
-        return function
-
-    def fault(self, compiled: Function) -> str:
-        """Why a function that was called is not what this peer is measured as; "" if it is."""
-        return ""
-
-    def note(self, device: str) -> str:
-        """What it does on this device, in words."""
-        return "PyTorch, operation by operation"
-
-    def remark(self, device: str) -> str:
-        """What must stand beside each of its figures lest they mislead; "" if nothing."""
-        return ""
 
 
 class EagerAgain(Peer):
@@ -66,13 +29,13 @@ class TorchCompile(Peer):
     guess = (30, 12)
     mode: ClassVar[str] = "default"
 
-    def environment(self, caches: Path) -> dict[str, str]:
+    def environment(self, caches: Path, threads: int) -> dict[str, str]:
         return {
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
             "TRITON_CACHE_DIR": str(caches / "triton"),
         }
 
-    def load(self) -> None:
+    def load(self, threads: int) -> None:
         importlib.import_module("torch._dynamo")
         importlib.import_module("torch._inductor.compile_fx")
 
@@ -82,6 +45,9 @@ class TorchCompile(Peer):
         compiled: Function = torch.compile(function, mode=self.mode)
         return compiled
 
+    def forget(self) -> None:
+        importlib.import_module("torch._dynamo").reset()
+
     def note(self, device: str) -> str:
         return f"Inductor, {'C++ for this CPU' if device == 'cpu' else 'Triton'}"
 
@@ -89,21 +55,26 @@ class TorchCompile(Peer):
 class MaxAutotune(TorchCompile):
     name = "max-autotune"
     prepares = False  # they are the same
+    tunes = True
     mode = "max-autotune"
 
+    def environment(self, caches: Path, threads: int) -> dict[str, str]:
+        """With freezing, without which it tunes no matrix product on the CPU; a program that needs
+        no gradients may have it."""
+        return super().environment(caches, threads) | {"TORCHINDUCTOR_FREEZING": "1"}
+
     def note(self, device: str) -> str:
-        tuned = (
-            "; without freezing it tunes no matrix product on the CPU" if device == "cpu" else ""
-        )
-        return f'torch.compile(mode="max-autotune"): {super().note(device)}{tuned}'
+        return f'torch.compile(mode="max-autotune") with freezing: {super().note(device)}'
 
 
 class Tracejit(Peer):
     name = "tracejit"
+    package = "triton"
     stored = True
+    tunes = True
     guess = (7, 5)
 
-    def environment(self, caches: Path) -> dict[str, str]:
+    def environment(self, caches: Path, threads: int) -> dict[str, str]:
         target = os.environ.get("TRACEJIT_TARGET") or OFFLINE
         return {
             "TRACEJIT_CACHE_DIR": str(caches / "tracejit"),
@@ -111,10 +82,7 @@ class Tracejit(Peer):
             "TRITON_CACHE_DIR": str(caches / "triton"),
         }
 
-    def available(self) -> str:
-        return "" if importlib.util.find_spec("triton") else "triton is not installed"
-
-    def load(self) -> None:
+    def load(self, threads: int) -> None:
         importlib.import_module("tracejit.api")
 
     def compile(self, function: Function, device: str) -> Function:
@@ -158,6 +126,5 @@ class Tracejit(Peer):
 
 
 EAGER, CONTROL = Peer.name, EagerAgain.name
-PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (Peer(), TorchCompile(), MaxAutotune(), Tracejit(), EagerAgain())
-}
+MEASURED = (Peer(), TorchCompile(), MaxAutotune(), Tracejit(), Jax(), TensorFlow(), EagerAgain())
+PEERS: dict[str, Peer] = {peer.name: peer for peer in MEASURED}

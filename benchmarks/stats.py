@@ -1,4 +1,4 @@
-"""Minimum, quartiles and ratios of samples."""
+"""Minimum, quartiles, ratios and geometric means of samples."""
 
 from __future__ import annotations
 
@@ -40,3 +40,13 @@ def ratios(samples: Sequence[float], base: Sequence[float]) -> list[float]:
 def differences(samples: Sequence[float], base: Sequence[float]) -> list[float]:
     """Of samples of the same rounds, each less its round's base."""
     return [mine - theirs for mine, theirs in zip(samples, base, strict=True)]
+
+
+def speedup(samples: Sequence[float], base: Sequence[float]) -> float:
+    """How many times faster than the base: of the least of each, which noise changes least."""
+    return min(base) / min(samples)
+
+
+def geomean(values: Sequence[float]) -> float:
+    """The geometric mean. Raises StatisticsError if there are no values."""
+    return statistics.geometric_mean(values)

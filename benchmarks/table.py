@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.measure import Measurement
-from rich.segment import Segments
 from rich.table import Table
 
 from tracejit.benchmarks.columns import BASELINE, LAYOUTS, NONE
 from tracejit.benchmarks.document import Document, Row
+from tracejit.benchmarks.printing import natural_width, plain_table, print_table
+from tracejit.benchmarks.suitetable import print_suites
 from tracejit.runtime.words import plural, size_words
 
 BUSY = 0.5  # a load per core above which figures are noisy
@@ -24,15 +24,24 @@ def print_document(document: Document, out: Console) -> None:
     for line in heading(document):
         out.print(line, soft_wrap=True)
     for measure, layout in LAYOUTS.items():
-        if any(document.groups(measure)):
+        if any(listed(document, measure)):
             out.print(f"\n{layout.title}", style="bold", soft_wrap=True)
             _print_measure(document, measure, out)
             out.print(layout.caption, style="dim", soft_wrap=True)
             if layout.of_baseline and BASELINE in document.peers:
                 out.print(layout.of_baseline, style="dim", soft_wrap=True)
+    print_suites(document, out)
     out.print()
     for name, words in document.peers.items():
         out.print(f"{name}: {words['note']}", soft_wrap=True)
+
+
+def listed(document: Document, measure: str) -> Iterator[tuple[str, dict[str, Row]]]:
+    """The workloads of a measure that have a line for each peer: the steady state of suites has a
+    table of its own."""
+    for name, rows in document.groups(measure):
+        if measure != "steady" or "/" not in name:
+            yield name, rows
 
 
 def heading(document: Document) -> Iterator[str]:
@@ -69,7 +78,7 @@ def measure_table(document: Document, measure: str, beside: bool) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     if beside:
         table.add_column("", style="dim", no_wrap=True)
-    for place, (workload, rows) in enumerate(document.groups(measure)):
+    for place, (workload, rows) in enumerate(listed(document, measure)):
         if place:
             table.add_row()
         for peer, row in rows.items():
@@ -93,33 +102,10 @@ def remark(document: Document, row: Row) -> str:
 def below(document: Document, measure: str) -> Iterator[str]:
     """The remarks as lines: one for a peer, and one for each row without figures."""
     said = set()
-    for workload, rows in document.groups(measure):
+    for workload, rows in listed(document, measure):
         for peer, row in rows.items():
             words = remark(document, row)
             name = f"{peer}*" if row.status == "ok" else f"{workload}, {peer}*"
             if words and (name, words) not in said:
                 said.add((name, words))
                 yield f"{name} {words}"
-
-
-def plain_table() -> Table:
-    """Columns, and nothing drawn around them."""
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-
-
-def natural_width(table: Table, out: Console) -> int:
-    """Columns that it takes if nothing is cut."""
-    return Measurement.get(out, out.options.update(max_width=10_000), table).maximum
-
-
-def print_table(table: Table, out: Console) -> None:
-    """No line ends in spaces where they would stay, and no figure is cut in a narrow terminal."""
-    if out.is_terminal:
-        width = natural_width(table, out)
-        whole = out.render(table, out.options.update(width=width, max_width=width))
-        out.print(Segments(whole), soft_wrap=True, end="")
-        return
-    with out.capture() as caught:
-        out.print(table)
-    for line in caught.get().splitlines():
-        out.print(line.rstrip(), soft_wrap=True)

@@ -1,11 +1,9 @@
-"""Interleaved rounds: every candidate is warmed up and timed in each, in an order that rotates."""
+"""Blocks of calls, and the order of the peers in a round, which rotates."""
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 Call = Callable[[], object]
@@ -16,7 +14,7 @@ WARM = 0.25  # of a block's calls are made before it, untimed
 def order(names: Sequence[T], turn: int) -> list[T]:
     """The order of round `turn`: rotated by one each round and, once all have been first, reversed,
     so that neither the place nor the neighbour is always the same."""
-    count = len(names)
+    count = max(1, len(names))
     once = list(names) if turn // count % 2 == 0 else list(reversed(names))
     shift = turn % count
     return once[shift:] + once[:shift]
@@ -24,14 +22,6 @@ def order(names: Sequence[T], turn: int) -> list[T]:
 
 def nothing() -> None:
     """What there is to wait for on a device that has no queue."""
-
-
-@dataclass
-class Rounds:
-    """Seconds per call of each candidate, one for each round, and calls in a block."""
-
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
 
 
 def block(call: Call, calls: int, wait: Call = nothing) -> float:
@@ -51,24 +41,3 @@ def calls_for(call: Call, seconds: float, wait: Call = nothing) -> int:
     once = block(call, 1, wait)
     again = block(call, max(1, min(100, int(0.2 * seconds / max(once, 1e-7)))), wait)
     return max(1, round(seconds / max(again, 1e-7)))
-
-
-def interleaved(
-    candidates: Mapping[str, Call],
-    rounds: int,
-    seconds: float,
-    wait: Call = nothing,
-    turning: Callable[[int], None] = lambda turn: None,
-) -> Rounds:
-    """Time blocks of about `seconds` of every candidate in each round."""
-    found = Rounds({name: [] for name in candidates})
-    for name, call in candidates.items():
-        found.calls[name] = calls_for(call, seconds, wait)
-    gc.collect()
-    gc.freeze()  # a collection in a block then looks at what the block made only
-    for turn in range(rounds):
-        turning(turn)
-        for name in order(list(candidates), turn):
-            found.samples[name].append(block(candidates[name], found.calls[name], wait))
-    gc.unfreeze()
-    return found

@@ -5,26 +5,26 @@ from __future__ import annotations
 from tracejit.benchmarks.registry import Work, workload
 
 
-@workload("gelu(a·b + a)·sigmoid(b) on 2 M floats")
+@workload("gelu(a·b + a)·sigmoid(b) on 2 M floats", port="micro:gate", streams=True)
 def pointwise(tiny: bool) -> Work:
     import torch
 
-    from tracejit.benchmarks.models import gated
+    from tracejit.benchmarks.ports.torch_micro import gate
 
     shape = (4, 4) if tiny else (2048, 1024)
-    return Work(gated, (torch.randn(shape), torch.randn(shape)))
+    return Work(gate, (torch.randn(shape), torch.randn(shape)))
 
 
-@workload("softmax of the rows of 4096 × 512 floats")
+@workload("softmax of the rows of 4096 × 512 floats", port="micro:softmax", streams=True)
 def softmax(tiny: bool) -> Work:
     import torch
 
-    from tracejit.benchmarks.models import softmax_of_rows
+    from tracejit.benchmarks.ports import torch_micro
 
-    return Work(softmax_of_rows, (torch.randn((4, 4) if tiny else (4096, 512)),))
+    return Work(torch_micro.softmax, (torch.randn((4, 4) if tiny else (4096, 512)),))
 
 
-@workload("layer norm of a sum, 4096 × 512 floats")
+@workload("layer norm of a sum, 4096 × 512 floats", port="models:add-norm", streams=True)
 def layer_norm(tiny: bool) -> Work:
     import torch
 
@@ -34,14 +34,14 @@ def layer_norm(tiny: bool) -> Work:
     return Work(AddNorm(width).eval(), (torch.randn(rows, width), torch.randn(rows, width)))
 
 
-@workload("a 4-block GPT in plain PyTorch, 256 wide, 4 × 128 tokens")
+@workload("a 4-block GPT in plain PyTorch, 256 wide, 4 × 128 tokens", port="models:gpt")
 def gpt(tiny: bool) -> Work:
     from tracejit.benchmarks import models
 
     return models.gpt(models.TINY if tiny else models.Size(blocks=4))
 
 
-@workload("the same with 16 blocks", default=False)
+@workload("the same with 16 blocks", default=False, port="models:gpt")
 def gpt16(tiny: bool) -> Work:
     from tracejit.benchmarks import models
 

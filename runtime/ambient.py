@@ -14,15 +14,16 @@ def traced() -> bool:
     return bool(
         _dispatch_modes()
         or _functorch() is not None
-        or (_function_modes() and _foreign_function_mode())
+        or (_function_modes() and foreign_function_mode())
         or _jit_state() is not None
-        or torch.compiler.is_compiling()
+        or _is_compiling()
     )
 
 
+_is_compiling = torch.compiler.is_compiling
 _dispatch_modes, _functorch, _function_modes, _jit_state = private.mode_probes()
 
 
-def _foreign_function_mode() -> bool:
+def foreign_function_mode() -> bool:
     """Whether an active function mode is more than `torch.device` as a context."""
     return not all(map(private.is_device_context, private.function_mode_stack()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracejit.runtime import devices, guards, log, outputs
 from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
@@ -13,15 +13,18 @@ from tracejit.runtime.forks import gate
 from tracejit.runtime.plan import Plan, load
 from tracejit.runtime.targets import Choice
 
+if TYPE_CHECKING:
+    from tracejit.runtime.checker import Checker
+
 
 @dataclass(frozen=True)
 class Bound:
     """Everything that a call needs, and for explain the names of the record and the plan it came
     from."""
 
-    check: Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...] | None]
+    check: Checker
     plan: Plan
-    rebuild: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+    recipe: outputs.Recipe
     key: str
     record: str
     target: str
@@ -31,7 +34,7 @@ class Bound:
 
 
 def bind(
-    check: Callable[..., Any],
+    check: Checker,
     found: guards.GuardSet,
     record: Record,
     stored: StoredPlan,
@@ -51,11 +54,10 @@ def bind(
             for name, kernel in stored.kernels.items():
                 kernels[name] = devices.load(kernel.source, kernel.binary)
     plan = load(stored.text, stored.manifest, kernels, f"plan {stored.key[:12]}")
-    rebuild = outputs.compile_tree(record.outputs)
     return Bound(
         check,
         plan,
-        rebuild,
+        outputs.spelled(record.outputs),
         stored.key,
         record.key,
         choice.target,

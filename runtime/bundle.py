@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import cache, plan, targets
+from tracejit.runtime import cache, cpu, plan, targets
 from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
 from tracejit.runtime.config import TARGET, config
 from tracejit.runtime.errors import BadBundle
@@ -148,10 +148,11 @@ def check_environment(bundle: Bundle) -> None:
     """Raise ValueError if something differs between where the bundle was built and here, and name
     it."""
     now = cache.environment(bundle.target, bundle.numerics)
-    free = _FREE_FOR_GPUS if ":" in bundle.target else ()
+    on_gpu = targets.is_gpu(bundle.target)
+    free = _FREE_FOR_GPUS if on_gpu else ()
     for name, value in now.items():
         was, own = bundle.environment.get(name, "nothing"), value
-        if ":" in bundle.target and name == "torch":
+        if on_gpu and name == "torch":
             was, own = release(was), release(own)
         if was != own and name not in free:
             what = {"sources": "other sources of tracejit"}.get(
@@ -166,11 +167,15 @@ def release(version: str) -> str:
 
 
 def check_target(target: str) -> None:
-    """Raise ValueError if the target is a GPU's and not of this machine, nor of TRACEJIT_TARGET."""
+    """Raise ValueError if the target is not of this machine, nor of TRACEJIT_TARGET."""
     if ":" not in target or target == config.target:
         return
-    found = targets.gpu_target() if torch.cuda.is_available() else "no GPU"
-    if found != target:
+    if targets.is_gpu(target):
+        known = [targets.gpu_target()] if torch.cuda.is_available() else []
+    else:
+        known = [f"native:{level}" for level in cpu.host_levels()]
+    found = " or ".join(known) or ("no GPU" if targets.is_gpu(target) else "no such CPU")
+    if target not in known:
         raise ValueError(
             f"it is for {target}, and here is {found}: build it for that, or set "
             f"TRACEJIT_TARGET={target} to import it nonetheless"
@@ -187,7 +192,7 @@ def here(bundle: Bundle) -> Bundle:
     text, manifest = bundle.plan.text, bundle.plan.manifest
     key = cache.plan_key(text, manifest, kernels, target, numerics)
     guards, outputs = bundle.record.guards, bundle.record.outputs
-    if ":" in target:
+    if targets.is_gpu(target):
         device = f"cuda:{torch.cuda.current_device() if torch.cuda.is_available() else 0}"
         outputs = moved(outputs, "cuda:0", device)
         guards = on_device(guards, device)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tracejit.runtime import log
+from tracejit.runtime import cpu, log
 from tracejit.runtime.config import config
 from tracejit.runtime.kernel import Binary, KernelSource
 from tracejit.runtime.store import FORMAT, Item, Store, default_directory, digest
@@ -71,14 +71,15 @@ class Record:
 def environment(target: str, numerics: str) -> dict[str, str]:
     """Everything outside the program that can change what is generated or how it runs. All keys
     contain it."""
-    torch, needs_triton = _torch_version(), target != "reference"
+    torch, kind = _torch_version(), target.partition(":")[0]
     return {
         "format": str(FORMAT),
         "tracejit": VERSION,
         "sources": _checkout_state(),
         "torch": f"{torch['__version__']} {torch['git_version']}",
         "runtime": f"cuda {torch['cuda']} hip {torch['hip']}",
-        "triton": _triton_version() if needs_triton else "",
+        "triton": "" if kind in ("reference", "native") else _triton_version(),
+        "llvm": cpu.llvm_version() if kind == "native" else "",
         "python": f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}",
         "machine": platform.machine(),
         "target": target,

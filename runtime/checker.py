@@ -7,6 +7,8 @@ lists and dicts) is walked instead. A miss of an identity says nothing yet: the 
 one by one (`GuardSet.values`), and if they hold the function is bound to the new objects; an object
 that changes its identity again and again is walked from then on.
 
+When the guards hold, the function goes on with an ending (runtime.ending): the plan of the call.
+
 The topmost bound objects are held weakly, so that a check keeps no model alive; a full garbage
 collection drops all bindings first, so that models in reference cycles die too.
 """
@@ -14,6 +16,7 @@ collection drops all bindings first, so that models in reference cycles die too.
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from types import CodeType, FunctionType
 from typing import Any
@@ -22,16 +25,24 @@ import torch
 
 from tracejit.runtime import forks, log
 from tracejit.runtime.checktext import MISS, Function, Text
+from tracejit.runtime.ending import INPUTS, Ending
 from tracejit.runtime.errors import CompilerWarning
 from tracejit.runtime.guards import Failure, GuardSet
 
 Inputs = tuple[torch.Tensor, ...]
 MOST_CHURN = 2  # changes of one object's identity after which it is walked
+FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "<guards>")  # it is code of ours
 MOST_BINDINGS = 4  # object graphs (two models, alternating) that stay bound
 
 
 def _unbound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return MISS
+
+
+class Nobody:
+    """Stands for a checker where there is none: nothing fits."""
+
+    fast: Function = staticmethod(_unbound)
 
 
 class Binding:
@@ -54,48 +65,64 @@ class Binding:
 
 
 class Checker:
-    """The check of one guard set for one function."""
+    """The check of one guard set for one function, and what follows it: the inputs of the program
+    unless `end` says otherwise."""
 
     def __init__(self, guards: GuardSet, fn: Any) -> None:
         self.guards = guards
         self.fn = fn
-        self.fast: Function = _unbound
+        self.ending = INPUTS
+        self.fast: Function = _unbound  # the result of the ending, or MISS: see `closely`
         self.bindings: tuple[Binding, ...] = ()
         self.walked: set[int] = set()
         self.churn: dict[int, int] = {}
         self.codes: dict[str, CodeType] = {}  # text -> code: binding again does not compile again
         self.held = 0  # evaluations that held
-        self.suspect = -1  # the node that failed last: likely to fail again, and looked at first
+        self.suspect: Failure | None = None  # what failed last: likely to fail again
         self.lock = forks.Lock()
         _live.add(self)
 
-    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-        """The inputs of the program, or None if a guard does not hold."""
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
+        """What the ending gives, the inputs of the program; None if a guard does not hold."""
         found = self.fast(args, kwargs)
         if found is MISS:
-            return self.miss(args, kwargs)
-        return found  # type: ignore[no-any-return]
+            found = self.closely(args, kwargs)
+        return None if found is MISS else found
 
-    def miss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-        """An object is not the bound one: try the other bindings, then evaluate guard by guard and
-        bind anew.
+    def closely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the ending gives for a call that `fast` is not bound to: try the other bindings,
+        then evaluate guard by guard and bind anew. MISS if a guard does not hold.
         """
         for binding in self.bindings:
-            found = binding.function(args, kwargs)
-            if found is not MISS:
-                self.fast = binding.function
-                return found  # type: ignore[no-any-return]
-        if self.suspect >= 0 and self.guards.fails(self.suspect, self.fn, args, kwargs):
-            return None
+            if binding.function is not self.fast:
+                found = binding.function(args, kwargs)
+                if found is not MISS:
+                    self.prefer(binding)
+                    return found
+        if self.suspect is not None and self.guards.fails(self.suspect, self.fn, args, kwargs):
+            return MISS
         values = self.guards.values(self.fn, args, kwargs)
         if isinstance(values, Failure):
-            self.suspect = values.node
-            return None
+            self.suspect = values
+            return MISS
         self.held += 1
         if self.held > 1:  # a call that comes once is not worth a compiled check (5 ms for a model)
             with self.lock:
                 self.try_bind(values)
-        return tuple(values[index] for index in self.guards.input_nodes)
+        inputs = tuple(values[index] for index in self.guards.input_nodes)
+        return self.ending.function(args, kwargs, inputs)
+
+    def end(self, ending: Ending) -> None:
+        """From now on do this when the guards hold."""
+        with self.lock:
+            self.ending = ending
+            self.drop()
+
+    def prefer(self, binding: Binding) -> None:
+        """Try this binding first, unless another thread has just dropped it."""
+        self.fast = binding.function
+        if binding not in self.bindings:
+            self.fast = _unbound
 
     def try_bind(self, values: list[Any]) -> None:
         """Bind; if that fails, which is a fault of ours, go on evaluating guard by guard."""
@@ -108,7 +135,7 @@ class Checker:
     def bind(self, values: list[Any]) -> None:
         """Make a check for these objects the first one tried."""
         self.notice_churn(values)
-        text = Text(self.guards, values, self.walked)
+        text = Text(self.guards, values, self.walked, self.ending)
         source = text.generate()
         code = self.codes.get(source)
         if code is None:
@@ -142,7 +169,7 @@ class Checker:
 
 def _compile(source: str) -> CodeType:
     """The code of the generated function."""
-    module = compile(source, "<guards>", "exec")
+    module = compile(source, FILE, "exec")
     return next(constant for constant in module.co_consts if isinstance(constant, CodeType))
 
 

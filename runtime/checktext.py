@@ -2,9 +2,9 @@
 
 Names: `v3` a value walked in this call, `c3` a bound object, `w3` a weak reference to one, `d3` the
 `__dict__` of the object of node 3, `t3` a tensor, and letters for parts of objects (`cell`,
-`class`). Three sections: identities and shapes of containers, constants, tensors and ambient state.
-A miss of an identity returns MISS (look closer); all else that differs returns None (the guards do
-not hold).
+`class`). Guards in order, then the tensors' metadata and ambient state, then the ending
+(runtime.ending): what the call does when all hold. Anything that differs returns MISS: only a full
+evaluation can tell whether the guards hold for other objects than those bound.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import torch
 
 from tracejit.runtime import private, sharing, state
 from tracejit.runtime.constants import MISSING, decode, differ
+from tracejit.runtime.ending import Ending
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.paths import STEPS, instance_dict
 from tracejit.runtime.placement import dict_may_change, looks_at_dict, placement
 
-MISS: Any = object()  # an object is another than the one bound: only a full evaluation can tell
+MISS: Any = object()  # something differs from what was bound
 _DETERMINED = frozenset(  # steps whose result cannot change while the parent is the same object
     (
         "class",
@@ -48,9 +49,12 @@ _SINGLETONS = (type(None), bool, type(...), type(NotImplemented), torch.dtype, t
 class Text:
     """Builds one check for the objects in `values` (one per node)."""
 
-    def __init__(self, guards: GuardSet, values: list[Any], walked: set[int]) -> None:
+    def __init__(
+        self, guards: GuardSet, values: list[Any], walked: set[int], ending: Ending
+    ) -> None:
         self.guards = guards
         self.values = values
+        self.ending = ending
         self.names: dict[str, Any] = {
             "MISS": MISS, "MISSING": MISSING, "differ": differ, "is_": operator.is_,
         }  # fmt: skip
@@ -58,8 +62,8 @@ class Text:
         self.place = placement(guards, values, walked)
         self.lines: list[str] = []
         self.conditions: list[str] = []
-        self.constants: list[str] = []
-        self.tensors: list[str] = []
+        self.tensors = [i for i, node in enumerate(guards.nodes) if node.check == "tensor"]
+        self.all_args = self.are_args(self.tensors)
         self.dicts: set[int] = set()
         self.read = Counter((node.parent, node.step) for node in guards.nodes)
 
@@ -69,7 +73,7 @@ class Text:
         return name
 
     def flush(self) -> None:
-        """Write the identity conditions collected so far as one statement."""
+        """Write the conditions collected so far, a few to a statement."""
         for start in range(0, len(self.conditions), GROUP):
             group = " or ".join(self.conditions[start : start + GROUP])
             self.lines.append(f"if {group}: return MISS")
@@ -81,50 +85,50 @@ class Text:
 
     def generate(self) -> str:
         """The whole text. `names` then holds its globals."""
+        self.bind("dispatch_modes", private.mode_probes()[0])
+        self.conditions.append("dispatch_modes()")  # another tracer, perhaps our own
         for index in range(len(self.guards.nodes)):
             self.node(index)
+        self.metadata()
         self.flush()
-        for start in range(0, len(self.constants), GROUP):
-            self.write(f"if {' or '.join(self.constants[start : start + GROUP])}: return None")
-        self.ending()
-        body = "\n".join(f"        {line}" for line in self.lines)
+        self.inputs()
+        self.names.update(self.ending.names)
+        guards = "\n".join(f"        {line}" for line in self.lines)
+        ending = "\n".join(f"    {line}" for line in self.ending.lines)
         errors = "(AttributeError, IndexError, KeyError, TypeError, ValueError)"
         return (
-            f"def check(args, kwargs):\n    try:\n{body}\n"
-            f"    except {errors}:\n        return MISS\n"
+            f"def check(args, kwargs):\n    try:\n{guards}\n"
+            f"    except {errors}:\n        return MISS\n{ending}\n"
         )
 
-    def ending(self) -> None:
-        """Tensor metadata, ambient state, sharing of memory, and the result."""
-        nodes, values = self.guards.nodes, self.values
-        tensors = [i for i, node in enumerate(nodes) if node.check == "tensor"]
-        self.names.update(state.quick_names())
-        if tensors:
-            self.bind("metadata", private.tensor_guards([values[i] for i in tensors]))
-            passed = ", ".join(f"t{i}" for i in tensors)
-            self.write(f"if not metadata({passed}): return None")
-        for line in self.tensors:
-            self.write(line)
-        self.write(f"if {state.QUICK_CHECK}: return MISS")
-        result = f"({''.join(f't{self.tensor_of(i)}, ' for i in self.guards.input_nodes)})"
+    def metadata(self) -> None:
+        """What all tensors are, in one call, and the ambient state."""
+        if self.tensors:
+            self.bind("metadata", private.tensor_guards([self.values[i] for i in self.tensors]))
+            passed = "*args" if self.all_args else ", ".join(map(self.value, self.tensors))
+            self.conditions.append(f"not metadata({passed})")
+        conditions, names = state.quick_check(bool(self.tensors))
+        self.conditions += conditions
+        self.names.update(names)
+
+    def inputs(self) -> None:
+        """The program's inputs, and which of them share memory."""
+        inputs = self.guards.input_nodes
+        plain = f"({''.join(f'{self.value(i)}, ' for i in inputs)})"
+        self.write(f"inputs = {'args' if self.are_args(inputs) else plain}")
         if self.guards.groups is not None:
             self.bind("groups", sharing.groups)
             self.bind("expected_groups", self.guards.groups)
-            self.write(f"if groups({result}) != expected_groups: return None")
-        self.write(f"return {'args' if self.inputs_are_args() else result}")
+            self.write("if groups(inputs) != expected_groups: return MISS")
 
-    def tensor_of(self, index: int) -> int:
-        """The node that holds the tensor of an input (an input may be reached twice)."""
-        node = self.guards.nodes[index]
-        return self.tensor_of(node.expected) if node.check == "same" else index
-
-    def inputs_are_args(self) -> bool:
+    def are_args(self, indices: list[int]) -> bool:
+        """Whether these tensors are the positional arguments, all of them in order."""
         nodes = self.guards.nodes
-        wanted = [(n.parent, n.step, n.key) for n in (nodes[i] for i in self.guards.input_nodes)]
-        roots = [i for i, n in enumerate(nodes) if n.step == "args"]
-        count = nodes[roots[0]].expected if roots else -1
-        plain = all(nodes[i].check == "tensor" for i in self.guards.input_nodes)
-        return plain and wanted == [(roots[0], "item", i) for i in range(count)] if roots else False
+        root = next((i for i, node in enumerate(nodes) if node.step == "args"), -1)
+        wanted = [
+            (root, "item", i, "tensor") for i in range(nodes[root].expected if root >= 0 else 0)
+        ]
+        return bool(wanted) and wanted == [nodes[i][:4] for i in indices]
 
     def node(self, index: int) -> None:
         """Emit one guard."""
@@ -133,11 +137,12 @@ class Text:
         if check == "absent":
             self.absent(index)
         elif check == "empty":
-            self.constants.append(self.reach(index))
+            self.conditions.append(self.reach(index))
         elif check == "const":
             self.constant(index)
         elif check == "tensor":
-            self.write(f"t{index} = {self.reach(index)}")
+            if not self.all_args:
+                self.write(f"t{index} = {self.reach(index)}")
         elif check == "same":
             self.same(index)
         elif place == "walk":
@@ -213,7 +218,7 @@ class Text:
         if node.check == "same":
             return self.value(node.expected)
         if node.check == "tensor":
-            return f"t{index}"
+            return f"args[{node.key}]" if self.all_args else f"t{index}"
         place = self.place[index]
         if place == "walk" or place == "weak":
             return f"v{index}"
@@ -243,66 +248,62 @@ class Text:
     def absent(self, index: int) -> None:
         node = self.guards.nodes[index]
         if node.step in ("attr", "hooks"):
-            self.constants.append(f"{node.key!r} in {self.dict_of(node.parent)}")
+            self.conditions.append(f"{node.key!r} in {self.dict_of(node.parent)}")
         elif node.step in _TABLES:
-            self.constants.append(f"{node.key!r} in {self.table(node.parent, node.step)}")
+            self.conditions.append(f"{node.key!r} in {self.table(node.parent, node.step)}")
         elif node.step == "item" and isinstance(self.values[node.parent], dict):
-            self.constants.append(
+            self.conditions.append(
                 f"{self.key(index, decode(node.key))} in {self.value(node.parent)}"
             )
         elif node.step in ("env", "context"):
-            self.constants.append(f"{self.reach(index)} is not MISSING")
+            self.conditions.append(f"{self.reach(index)} is not MISSING")
         elif node.step == "static":
             for position, base in enumerate(self.values[node.parent].__mro__):
                 name = self.bind(f"class{node.parent}_{position}", base.__dict__)
-                self.constants.append(f"{node.key!r} in {name}")
+                self.conditions.append(f"{node.key!r} in {name}")
         else:
             self.bind(f"step_{node.step}", STEPS[node.step])
             parent = self.value(node.parent) if node.parent >= 0 else "None"
-            self.constants.append(f"step_{node.step}({parent}, {node.key!r}) is not MISSING")
+            self.conditions.append(f"step_{node.step}({parent}, {node.key!r}) is not MISSING")
 
     def constant(self, index: int) -> None:
         if self.guards.nodes[index].step == "env":
             found = os.environ.encodevalue(self.values[index])
-            self.constants.append(f"{self.reach(index)} != {self.bind(f'c{index}', found)}")
+            self.conditions.append(f"{self.reach(index)} != {self.bind(f'c{index}', found)}")
             return
         if self.determined(index):
             return
         value, raw = self.values[index], self.reach(index)
         if value is None or value is True or value is False:
-            self.constants.append(f"{raw} is not {value}")
+            self.conditions.append(f"{raw} is not {value}")
             return
         name = self.bind(f"c{index}", value)
         if isinstance(value, (*_SINGLETONS, enum.Enum)):
-            self.constants.append(f"{raw} is not {name}")
+            self.conditions.append(f"{raw} is not {name}")
         else:
-            self.constants.append(f"{raw} is not {name} and differ({raw}, {name})")
+            self.conditions.append(f"{raw} is not {name} and differ({raw}, {name})")
 
     def same(self, index: int) -> None:
         expected = self.value(self.guards.nodes[index].expected)
-        condition = f"{self.reach(index)} is not {expected}"
-        if expected.startswith("t"):
-            self.tensors.append(f"if {condition}: return None")
-        else:
-            self.conditions.append(condition)
+        self.conditions.append(f"{self.reach(index)} is not {expected}")
 
     def walk(self, index: int) -> None:
         """An object that a caller builds anew: look at its type and shape."""
         node, value = self.guards.nodes[index], self.values[index]
         if node.check == "kwargs":
             ordered, names = node.expected
-            which = f"list(kwargs) != {names!r}" if ordered else f"len(kwargs) != {len(names)}"
-            self.write(f"if {which}: return None" if names else "if kwargs: return None")
+            which = f"[*kwargs] != {names!r}" if ordered else f"len(kwargs) != {len(names)}"
+            self.conditions.append(which if names else "kwargs")
             return
         if node.check == "length" and node.step == "args":
-            self.write(f"if len({node.step}) != {node.expected}: return None")
+            self.conditions.append(f"len(args) != {node.expected}")
             return
         self.write(f"v{index} = {self.reach(index)}")
-        self.write(f"if type(v{index}) is not {self.type_name(value)}: return None")
+        self.conditions.append(f"type(v{index}) is not {self.type_name(value)}")
         if node.check == "container":
-            self.write(f"if {self.shape(index, f'v{index}', fresh=True)}: return None")
+            self.conditions.append(self.shape(index, f"v{index}"))
 
-    def shape(self, index: int, name: str, fresh: bool) -> str:
+    def shape(self, index: int, name: str) -> str:
         """The condition that a container's length, keys or elements differ."""
         value, content = self.values[index], self.guards.nodes[index].expected[1]
         if isinstance(value, dict):
@@ -310,7 +311,7 @@ class Text:
                 return name
             keys = self.bind(f"keys{index}", list(dict.keys(value)))
             if isinstance(content, list) and all(type(key) in (str, int) for key in value):
-                return f"list({name}) != {keys}"
+                return f"[*{name}] != {keys}"
             return f"len({name}) != {len(value)} or not all(map(is_, {name}, {keys}))"
         if isinstance(value, (set, frozenset)) and isinstance(content, list):
             return f"differ(frozenset({name}), {self.bind(f'set{index}', frozenset(value))})"
@@ -363,7 +364,7 @@ class Text:
         elif node.check == "length":
             self.conditions.append(f"len({name}) != {node.expected}")
         elif node.check == "container" and not isinstance(value, tuple):
-            self.conditions.append(self.shape(index, name, fresh=False))
+            self.conditions.append(self.shape(index, name))
         elif node.check == "function":
             for field in ("__code__", "__defaults__", "__kwdefaults__"):
                 part = self.bind(f"{field.strip('_')}{index}", getattr(value, field))

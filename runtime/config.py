@@ -16,7 +16,9 @@ from typing import Any
 
 from tracejit.runtime.errors import BadSetting, SettingWarning
 
-TARGET = re.compile(r"(interpret|reference|cuda:\d{2,3}|hip:gfx[0-9a-f]{3,4})")
+TARGET = re.compile(
+    r"(interpret|reference|native:(avx512|avx2|neon)|cuda:\d{2,3}|hip:gfx[0-9a-f]{3,4})"
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "TRACEJIT_TARGET",
         "target",
-        "cuda:<sm>, hip:<gfx>, interpret or reference",
-        "with backend='triton' and no such device: compile for it, store it, run eagerly",
+        "cuda:<sm>, hip:<gfx>, native:<avx512, avx2 or neon>, interpret or reference",
+        "compile for this GPU or CPU; where it is not there: store it, run eagerly",
         _target,
     ),
     Flag("TRACEJIT_VERIFY", "verify", "0 or 1", "check the program between passes", _switch),

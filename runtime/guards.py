@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -22,7 +21,9 @@ from tracejit.runtime.constants import MISSING
 from tracejit.runtime.paths import STEPS, print_step
 from tracejit.runtime.predicates import PREDICATES, explain
 
-Check = Callable[[tuple[Any, ...], dict[str, Any]], "tuple[torch.Tensor, ...] | None"]
+if TYPE_CHECKING:
+    from tracejit.runtime.checker import Checker
+
 VERSION = 1
 
 
@@ -80,7 +81,7 @@ class GuardSet:
     refs: list[Any] = field(
         default_factory=list
     )  # values of "ref" nodes; weak references where possible
-    check: Check | None = field(default=None, repr=False)  # compiled for the recorded function
+    check: Checker | None = field(default=None, repr=False)  # compiled for the recorded function
 
     @property
     def process_local(self) -> bool:
@@ -156,9 +157,17 @@ class GuardSet:
         found = explain(self.path(index), node.check, node.expected, value, self)
         return Failure(*found, node=index)
 
-    def fails(self, index: int, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a guard on the path to one node, or the node's own, fails on this call."""
-        chain = [index]
+    def fails(
+        self, failure: Failure, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether a guard that failed before fails on this call, or one on the path to its node;
+        False where only a full evaluation can tell."""
+        if failure.node < 0:
+            return (
+                failure.path in self.state
+                and state.capture()[failure.path] != self.state[failure.path]
+            )
+        chain = [failure.node]
         while self.nodes[chain[-1]].parent >= 0:
             chain.append(self.nodes[chain[-1]].parent)
         value: Any = None
@@ -200,15 +209,15 @@ class GuardSet:
         value = self.refs[index]()
         return MISSING if value is None else value
 
-    def compile(self, fn: Any) -> Check:
+    def compile(self, fn: Any) -> Checker:
         """A function of (args, kwargs) that gives the inputs, or None if a guard fails: fast after
         its first call.
         """
         from tracejit.runtime.checker import Checker
 
-        return Checker(self, fn).check
+        return Checker(self, fn)
 
-    def bind(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Check | None:
+    def bind(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Checker | None:
         """The compiled check if the guards hold on this call; None otherwise."""
         return None if isinstance(self.evaluate(fn, args, kwargs), Failure) else self.compile(fn)
 

@@ -18,27 +18,46 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, decode, named
+from tracejit.runtime.moulds import Mould
 
 Rebuild = Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
 
 
-def compile_tree(tree: Any) -> Rebuild:
-    """The function `rebuild(inputs, outputs)` that builds what the recipe says.
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as Python over `inputs` and `outputs`: lines, an expression for the result, and what
+    other names in them stand for."""
+
+    lines: tuple[str, ...]
+    result: str
+    names: dict[str, Any]
+
+
+def spelled(tree: Any) -> Recipe:
+    """The recipe as Python.
 
     Raises ValueError for a recipe with an unknown part, or that names a class that is not there.
     """
     writer = _Writer()
     result = writer.expression(tree)
-    body = "\n    ".join([*writer.lines, f"return {result}"])
-    text = f"def rebuild(inputs, outputs):\n    {body}\n"
-    exec(compile(text, "<outputs>", "exec"), writer.names)
-    rebuild: Rebuild = writer.names["rebuild"]
+    return Recipe(tuple(writer.lines), result, writer.names)
+
+
+def compile_tree(tree: Any) -> Rebuild:
+    """The function `rebuild(inputs, outputs)` that builds what the recipe says. Raises as `spelled`
+    does."""
+    recipe = spelled(tree)
+    body = "\n    ".join([*recipe.lines, f"return {recipe.result}"])
+    names = dict(recipe.names)
+    exec(compile(f"def rebuild(inputs, outputs):\n    {body}\n", "<outputs>", "exec"), names)
+    rebuild: Rebuild = names["rebuild"]
     return rebuild
 
 
@@ -52,7 +71,7 @@ class _Writer:
 
     def bind(self, value: Any) -> str:
         """A name for a value that Python text cannot spell."""
-        name = f"c{len(self.names)}"
+        name = f"kept{len(self.names)}"
         self.names[name] = value
         return name
 
@@ -88,7 +107,7 @@ class _Writer:
                 tuple(map(int, tree["strides"])),
                 int(tree["offset"]),
             )
-            self.views[key] = f"v{len(self.views)}"
+            self.views[key] = f"view{len(self.views)}"
             self.lines.append(f"{self.views[key]} = view({base}, {', '.join(map(repr, place))})")
         return self.views[key]
 
@@ -115,7 +134,7 @@ class _Writer:
         node = private.pytree_nodes().get(cls)
         if node is None:
             raise ValueError(f"{tree['pytree']} is not registered with torch's pytree here")
-        make, context = self.bind(node.unflatten_fn), self.expression(tree["context"])
+        make, context = self.bind(Mould(node.unflatten_fn)), self.expression(tree["context"])
         return f"{make}([{self.items(tree['children'])}], {context})"
 
 

@@ -170,9 +170,9 @@ def laid_out(
 ) -> torch.Tensor:
     """`tensor`, in the layout that the plan was made for: copied if a library call chose another
     one here."""
-    if tensor.stride() == strides and tensor.size() == sizes:
+    if tensor.stride() == strides and tensor.shape == sizes:
         return tensor
-    if tensor.size() != sizes:
+    if tensor.shape != sizes:
         raise Leave(
             f"a library call gave a tensor of sizes {tuple(tensor.size())}, recorded were {sizes}"
         )

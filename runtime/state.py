@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from tracejit.runtime import private
+from tracejit.runtime import ambient, private
 
 _DEVICES = ("cpu", "cuda", "xpu", "hpu", "mps")
 
@@ -79,28 +79,41 @@ def _global_hooks() -> int:
     return sum(len(getattr(module, name)) for name in _HOOK_TABLES)
 
 
-# The condition, in the text of a compiled check, that the state may have changed since
-# `quick_names()`. It may be too
-# careful (it also sees the number of threads): the full comparison follows. The rest of the state
-# shows in the dispatch
-# keys of the inputs (inference mode, autocast, functorch).
-QUICK_CHECK = (
-    "not same_state() or function_modes() != mode_count"
-    " or forward_hooks or before_hooks or backward_hooks"
-    " or earlier_hooks or forward_ad._current_level != level or inference_mode() is not inference"
-    " or (mode_count and default_device() != device)"
+_QUICK = (
+    "not same_state()",
+    "forward_ad._current_level != level",
+    "forward_hooks or before_hooks or backward_hooks or earlier_hooks",
+)
+_NO_FUNCTION_MODE = ("function_modes()",)
+_FUNCTION_MODES = (
+    "function_modes() != mode_count or foreign_mode() or default_device() != device",
+)
+# These show in the dispatch keys that tensors have at the moment of a call.
+_WITHOUT_TENSORS = (
+    "functorch() is not None",
+    "tracing() is not None",
+    "inference_mode() is not inference",
 )
 
 
-def quick_names() -> dict[str, Any]:
-    """What the names in QUICK_CHECK stand for, as the state is now."""
+def quick_check(tensors: bool) -> tuple[list[str], dict[str, Any]]:
+    """Conditions, in the text of a compiled check, that something may have changed since now: the
+    state, or whether the call happens inside another tracer (runtime.ambient, all but the dispatch
+    modes). And what the names in them stand for.
+
+    It may be too careful (it also sees the number of threads): the full comparison follows.
+    `tensors`: the metadata of some are compared too.
+    """
     module = sys.modules["torch.nn.modules.module"]
-    modes = private.mode_probes()[2]
+    _, functorch, function_modes, tracing = private.mode_probes()
     hooks = ("forward_hooks", "before_hooks", "backward_hooks", "earlier_hooks")
-    return {
+    names = {
+        "functorch": functorch,
+        "function_modes": function_modes,
+        "tracing": tracing,
         "same_state": private.global_state_guard().check,
-        "function_modes": modes,
-        "mode_count": modes(),
+        "mode_count": function_modes(),
+        "foreign_mode": ambient.foreign_function_mode,
         "forward_ad": forward_ad,
         "level": forward_ad._current_level,
         "inference_mode": torch.is_inference_mode_enabled,
@@ -109,3 +122,5 @@ def quick_names() -> dict[str, Any]:
         "device": default_device(),
         **{name: getattr(module, table) for name, table in zip(hooks, _HOOK_TABLES)},
     }
+    modes = _FUNCTION_MODES if function_modes() else _NO_FUNCTION_MODE
+    return [*_QUICK, *modes, *(() if tensors else _WITHOUT_TENSORS)], names

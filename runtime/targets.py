@@ -1,7 +1,7 @@
 """Which target a call is compiled for: one row per backend, asked for the kind of device that the
 call's tensors are on.
 
-A target is a string: `interpret`, `reference`, `cuda:90`, `hip:gfx942`.
+A target is a string: `interpret`, `reference`, `native:avx2`, `cuda:90`, `hip:gfx942`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime import cpu
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import MissingExtra
 from tracejit.runtime.reasons import Reason
@@ -38,7 +39,13 @@ def _eager(device: str) -> Choice:
 
 
 def _native(device: str) -> Choice:
-    return _none("this version has no native CPU generator")
+    if device != "cpu":
+        return _none(f"native kernels run CPU tensors, not {device}")
+    if lacking := cpu.lacking():
+        return _none(lacking)
+    levels = [f"native:{level}" for level in cpu.host_levels()]
+    wanted = config.target if kind_of(config.target) == "native" else levels[0]
+    return Choice(wanted, offline=wanted not in levels)
 
 
 def _interpret(device: str) -> Choice:
@@ -56,7 +63,7 @@ def _reference(device: str) -> Choice:
 def _triton(device: str) -> Choice:
     if device == "cuda":
         return Choice(gpu_target())
-    if config.target:
+    if is_gpu(config.target):
         return Choice(config.target, offline=True)
     return _none(
         f"Triton has no machine code for {device} tensors; backend='interpret' runs its kernels, "
@@ -67,11 +74,7 @@ def _triton(device: str) -> Choice:
 def _auto(device: str) -> Choice:
     if device == "cuda":
         return _triton(device)
-    return _none(
-        "with backend='auto' kernels are made for GPU tensors; on the CPU calls run eagerly. To "
-        "see the kernels run here, use backend='interpret'; to compile for a GPU, "
-        "backend='triton' and TRACEJIT_TARGET=cuda:90"
-    )
+    return _native(device)
 
 
 BACKENDS: Mapping[str, Callable[[str], Choice]] = {
@@ -82,6 +85,16 @@ BACKENDS: Mapping[str, Callable[[str], Choice]] = {
     "reference": _reference,
     "eager": _eager,
 }
+
+
+def kind_of(target: str) -> str:
+    """The kind of a target: "cuda" of "cuda:90", "native" of "native:avx2"."""
+    return target.partition(":")[0]
+
+
+def is_gpu(target: str) -> bool:
+    """Whether the target's kernels run on GPU tensors."""
+    return kind_of(target) in ("cuda", "hip")
 
 
 def gpu_target() -> str:

@@ -20,6 +20,7 @@ from tracejit.runtime.guards import Failure, GuardSet
 from tracejit.runtime.identity import first_code
 from tracejit.runtime.reasons import Reason
 from tracejit.runtime.store import write_atomically
+from tracejit.runtime.targets import is_gpu
 from tracejit.trace.observe import Observer
 from tracejit.trace.recorder import record
 from tracejit.trace.recording import Recording
@@ -55,7 +56,7 @@ def build(
     recording, guards = recorded(dispatcher, target, tuple(args), dict(kwargs or {}))
     stored = program(dispatcher, target, recording, guards)
     found, outputs = guards.to_json(), recording.outputs
-    if ":" in target and _devices(guards) == {"cpu"}:
+    if is_gpu(target) and _devices(guards) == {"cpu"}:
         warn_of_questions(dispatcher, guards, tuple(args), dict(kwargs or {}))
         found = bundle.on_device(found, "cuda:0")
         outputs = bundle.moved(outputs, "cpu", "cuda:0")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tracejit.codegen import plan as plan_text
-from tracejit.codegen.triton import generate, offline
+from tracejit.codegen.generators import generator_for
 from tracejit.fuse import scalar
 from tracejit.fuse.finish import finish
 from tracejit.fuse.loopnest import LoopNest
@@ -25,6 +25,7 @@ from tracejit.ir.graph import Graph, Value, map_values
 from tracejit.ir.split import split_reductions
 from tracejit.runtime import forks
 from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.targets import is_gpu, kind_of
 from tracejit.runtime.worker import Leaving
 
 # Expressions are shared within one lowering (fuse.scalar), so two may not run side by side.
@@ -113,21 +114,23 @@ class Pipeline:
 
     def passes(self) -> list[tuple[str, passes.Pass]]:
         """The graph passes for the target, in order."""
-        on_gpu = [("split reductions", split_reductions)] if ":" in self.target else []
+        on_gpu = [("split reductions", split_reductions)] if is_gpu(self.target) else []
         return [*passes.default_passes(), *on_gpu]
 
     def generate(self, program: Program) -> dict[str, KernelSource]:
         """The source of each different nest, by name."""
+        generate = generator_for(kind_of(self.target)).source
         return {
-            name: generate.generate(nest, name, target=self.target)
+            name: generate(nest, name, target=self.target)
             for name, nest in kernel_nests(program).items()
         }
 
     def compile(self, kernels: dict[str, KernelSource]) -> dict[str, Binary | None]:
         """Machine code for each kernel; None for targets that have none."""
-        if ":" not in self.target:
+        compile = generator_for(kind_of(self.target)).compile
+        if compile is None:
             return dict.fromkeys(kernels)
-        make = functools.partial(offline.compile_kernels, target=self.target)
+        make = functools.partial(compile, target=self.target)
         return dict(zip(kernels, self.binaries(list(kernels.values()), make), strict=True))
 
     @contextmanager
@@ -155,7 +158,7 @@ def kernel_nests(program: Program) -> dict[str, LoopNest]:
 def retarget(graph: Graph, target: str) -> Graph:
     """The graph for a GPU although recorded on the CPU: devices among values and arguments
     change."""
-    device = "cuda" if ":" in target else "cpu"
+    device = "cuda" if is_gpu(target) else "cpu"
     values = [*graph.inputs, *(v for n in graph.nodes for v in n.outputs)]
     if device == "cpu" or any(v.device != "cpu" for v in values):
         return graph

@@ -7,6 +7,7 @@ nothing that fits, the call runs eagerly and is recorded (tracejit.firstcall, im
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -18,15 +19,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tracejit.runtime import ambient, cache, forks, log, targets
+from tracejit.runtime.checker import Nobody
+from tracejit.runtime.checktext import MISS
 from tracejit.runtime.config import config
+from tracejit.runtime.ending import instead, running
 from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
 from tracejit.runtime.identity import describe, function_key
-from tracejit.runtime.plan import Leave
+from tracejit.runtime.plan import Leave, Run
 from tracejit.runtime.reasons import Reason
 
 if TYPE_CHECKING:
     from tracejit.runtime.bind import Bound
-    from tracejit.runtime.guards import Check, Failure, GuardSet
+    from tracejit.runtime.checker import Checker
+    from tracejit.runtime.guards import Failure, GuardSet
 
 MOST_REASONS = 50  # kept for explain
 MOST_ENTRIES = 8  # compiled entries of one function, and also refused signatures
@@ -48,22 +53,27 @@ class Entry:
     failed: see `reason`."""
 
     __slots__ = (
+        "__weakref__",
+        "_run",
         "bound",
         "check",
+        "dispatcher",
         "error",
         "guards",
         "reason",
-        "rebuild",
-        "run",
         "seconds",
         "source",
     )
 
-    def __init__(self, guards: GuardSet, check: Check, source: str) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, guards: GuardSet, check: Checker, source: str
+    ) -> None:
+        # No cycles: a compiled model dies with its last user.
+        self.dispatcher: Any = weakref.proxy(dispatcher)
         self.guards, self.check = guards, check
-        self.run: Callable[..., Any] | None = None
-        self.rebuild: Callable[..., Any] = _nothing
+        guards.check = None
         self.bound: Bound | None = None
+        self.run = None
         self.reason: Reason | None = Reason("pending", "the program is being compiled")
         self.error: BaseException | None = None
         self.source = source  # "recorded" or "disk"
@@ -72,19 +82,31 @@ class Entry:
     def become(self, bound: Bound, offline: bool) -> None:
         """Take the loaded plan: from now on calls run it (unless it is for a machine that is not
         here)."""
-        self.bound, self.rebuild = bound, bound.rebuild
+        self.bound = bound
         if offline:
             self.reason = Reason("offline", f"compiled for {bound.target}, which is not here")
         else:
             self.run, self.reason = bound.plan.run, None
 
+    @property
+    def run(self) -> Run | None:
+        """The plan's function."""
+        return self._run
+
+    @run.setter
+    def run(self, run: Run | None) -> None:
+        """What calls do from now on once the guards hold: run the plan, or run eagerly."""
+        self._run = run
+        method = Dispatcher.wait_eagerly if run is None else Dispatcher.broken
+        then = functools.partial(method, self.dispatcher, weakref.proxy(self))
+        if run is None or self.bound is None:
+            self.check.end(instead(then))
+        else:
+            self.check.end(running(run, self.bound.recipe, failed=then))
+
     def fail(self, reason: Reason, error: BaseException | None) -> None:
         """Calls with these guards run eagerly for this reason."""
         self.reason, self.error = reason, error
-
-
-def _nothing(inputs: Any, outputs: Any) -> Any:
-    raise AssertionError("an entry ran before it was bound")
 
 
 class Dispatcher:
@@ -94,6 +116,7 @@ class Dispatcher:
         self.function = function
         self.options = options
         self.entries: tuple[Entry, ...] = ()
+        self.first: Checker | type[Nobody] = Nobody  # of the entry that ran last
         self.refused: dict[Any, Reason] = {}  # signature of a call -> why it was not captured
         self.once: set[Any] = set()  # signatures of calls that had side effects once
         self.reasons: list[Reason] = []  # fallbacks so far, each once
@@ -106,28 +129,36 @@ class Dispatcher:
     def name(self) -> str:
         return describe(self.function)
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if ambient.traced():
-            return self.function(*args, **kwargs)
+    def __call__(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], first: Any = None, left: bool = False
+    ) -> Any:
+        """Run a call that `first` is not bound to, or whose plan the call left."""
         entries = self.entries
-        for entry in entries:
-            inputs = entry.check(args, kwargs)
-            if inputs is not None:
-                if entry.run is None:
-                    return self.wait_eagerly(entry, args, kwargs)
+        over = [first] if left else []  # checks that held, of plans that were left
+        for closely in (False, True):  # what is bound to the very objects of this call comes first
+            if closely and ambient.traced():
+                return self.function(*args, **kwargs)
+            for entry in entries:
+                check = entry.check
+                if check in over or (check is first and not closely):
+                    continue
                 try:
-                    return entry.rebuild(inputs, entry.run(inputs))
-                except Leave as left:
-                    self.note(left.reason)
-                except Exception as error:  # perhaps eager's own: the eager call will tell
-                    return self.broken(entry, error, args, kwargs)
+                    found = check.closely(args, kwargs) if closely else check.fast(args, kwargs)
+                except Leave as leave:
+                    self.note(leave.reason)
+                    over.append(check)
+                    continue
+                if found is not MISS:
+                    if entry.reason is None and not over:
+                        self.first = check
+                    return found
         return self.miss(entries, args, kwargs)
 
     def broken(
         self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """A plan raised before it wrote anything. If eager does not raise, the plan is at fault and
-        is given up."""
+        """A plan raised before it wrote anything, perhaps eager's own error: the eager call will
+        tell. If that does not raise, the plan is at fault and is given up."""
         result = self.function(*args, **kwargs)
         reason = Reason("compiler", f"{type(error).__name__}: {error}", "run")
         entry.run = None
@@ -242,7 +273,7 @@ class Dispatcher:
             bound = bind_record(store, key, record, self.function, choice, args, kwargs)
             if bound is None:
                 continue
-            entry = Entry(bound.guards, bound.check, "disk")
+            entry = Entry(self, bound.guards, bound.check, "disk")
             entry.become(bound, choice.offline)
             entry.seconds["load"] = time.perf_counter() - start
             self.entries = (*self.entries, entry)

@@ -58,7 +58,8 @@ def record(
         if dispatcher.strict:
             raise RanEagerly(name=dispatcher.name, reason=guards)
         return result
-    entry = Entry(guards, guards.check or guards.compile(dispatcher.function), "recorded")
+    check = guards.check or guards.compile(dispatcher.function)
+    entry = Entry(dispatcher, guards, check, "recorded")
     entry.seconds.update(seconds)
     log.say(
         log.CACHE,

@@ -17,11 +17,9 @@ from tracejit.codegen.triton.rules import (
     bitcast_rule,
     cast_rule,
     combine_for,
-    identity,
     literal,
     literal_has_type,
     needs_type,
-    reduced_as,
     rule_for,
     typed,
 )
@@ -30,6 +28,7 @@ from tracejit.codegen.triton.space import Piece, Space
 from tracejit.codegen.triton.strategy import Strategy
 from tracejit.fuse.index import Index
 from tracejit.fuse.loopnest import LoopNest, Store
+from tracejit.fuse.reductions import identity, reduced_as
 from tracejit.fuse.scalar import REDUCTIONS, SCANS, Load, Scalar
 from tracejit.ir.graph import Origin
 

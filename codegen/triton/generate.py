@@ -15,10 +15,8 @@ from tracejit.codegen.triton.layout import broken
 from tracejit.codegen.triton.names import Names
 from tracejit.codegen.triton.rules import TYPE, combine_names
 from tracejit.codegen.triton.strategy import Strategy, choose, ladder
-from tracejit.fuse import reference
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.scalar import Scalar, make
-from tracejit.ir.graph import Origin
+from tracejit.fuse.reductions import passes, without_columns
 from tracejit.runtime.kernel import KernelSource
 
 INDENT = "    "
@@ -27,16 +25,13 @@ INDENT = "    "
 def generate(
     nest: LoopNest, name: str, *, target: str, strategy: Strategy | None = None
 ) -> KernelSource:
-    """The kernel called `name` for `nest` on `target` ("cuda:90", "hip:gfx942", "interpret"); for
-    "reference", plain torch.
+    """The kernel called `name` for `nest` on `target` ("cuda:90", "hip:gfx942", "interpret").
 
     `strategy` overrides the choice of tiles. Raises rules.NoRule for a word or dtype without a
     rule, ValueError for an unknown target.
     """
     if not name.isidentifier() or keyword.iskeyword(name):
         raise ValueError(f"a kernel cannot be called {name!r}")
-    if target == "reference":
-        return reference.source(nest, name)
     nest = without_columns(nest)
     if strategy is None:
         first, *rest = ladder(choose(nest, target), nest, target)
@@ -70,53 +65,12 @@ def generate(
     )
 
 
-def without_columns(nest: LoopNest) -> LoopNest:
-    """A nest whose reductions run over no axis (all of one step) has none: each is the element
-    itself.
-    """
-    if nest.reduction:
-        return nest
-    if not any(s.op in ("reduce", "scan") for s in nest.body()):
-        return nest
-    memo: dict[int, Scalar] = {}
-    lines: dict[int, Origin] = {}
-    for scalar in nest.body():
-        args = tuple(memo[a.key] for a in scalar.args)
-        if scalar.op == "scan" or (
-            scalar.op == "reduce" and scalar.arg not in ("argmax", "argmin")
-        ):
-            new = args[0]
-        elif scalar.op == "reduce":
-            new = make("const", arg=0, dtype="i64")
-        else:
-            new = make(scalar.op, *args, arg=scalar.arg, dtype=scalar.dtype)
-        memo[scalar.key] = new
-        if scalar.key in nest.line_of:
-            lines.setdefault(new.key, nest.line_of[scalar.key])
-    stores = tuple(
-        replace(s, value=memo[s.value.key], mask=memo[s.mask.key] if s.mask else None)
-        for s in nest.stores
-    )
-    return replace(nest, stores=stores, line_of=lines)
-
-
 def _pointwise(emitter: Emitter) -> list[str]:
     """Everything once: elements of a flat range, or rows that are held whole."""
     for store in emitter.nest.stores:
         emitter.compute(store.needs)
         emitter.store(store)
     return emitter.lines
-
-
-def passes(nest: LoopNest) -> dict[int, int]:
-    """For each expression the pass over the columns in which it can be had. A reduction is had
-    after its element's.
-    """
-    found: dict[int, int] = {}
-    for scalar in nest.body():
-        below = max((found[d.key] for d in scalar.deps()), default=0)
-        found[scalar.key] = below + (scalar.op == "reduce")
-    return found
 
 
 def _looped(emitter: Emitter) -> list[str]:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tracejit.codegen.parallel import each
 from tracejit.runtime import private
 from tracejit.runtime.devices.base import execute
 from tracejit.runtime.forks import gate
@@ -41,18 +40,7 @@ class CannotCompile(RuntimeError):
 def compile_kernels(sources: Sequence[KernelSource], target: str) -> Iterator[Binary]:
     """Machine code for each source, in order and as soon as it is there; several at a time. Raises
     CannotCompile."""
-    if len(sources) < 2:
-        yield from (compile_kernel(source, target) for source in sources)
-        return
-    with ThreadPoolExecutor(max_workers=workers()) as pool:
-        yield from pool.map(lambda source: compile_kernel(source, target), sources)
-
-
-def workers() -> int:
-    """How many kernels are compiled at once: one for each core this process may use."""
-    return max(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1
-    )
+    yield from each(lambda source: compile_kernel(source, target), sources)
 
 
 def compile_kernel(source: KernelSource, target: str) -> Binary:

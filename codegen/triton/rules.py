@@ -336,35 +336,3 @@ def combine_for(name: str, word: str | None, dtype: str) -> Combine:
     if found is None:
         raise NoRule(name, dtype)
     return found
-
-
-def identity(name: str, dtype: str) -> Number:
-    """What leaves the other operand of reduction or scan `name` as it is. Raises NoRule for an
-    unknown one.
-    """
-    if name in ("sum", "any", "xor"):
-        return 0
-    if name == "prod":
-        return 1
-    if name == "all":
-        return 1 if dtype == "bool" else -1
-    if name not in ("min", "max", "argmin", "argmax"):
-        raise NoRule(name, dtype)
-    least = name in ("max", "argmax")
-    if dtype in FLOATS:
-        return -math.inf if least else math.inf
-    bits = BITS[dtype]
-    if dtype[0] == "u":
-        return 0 if least else (1 << bits) - 1
-    return -(1 << (bits - 1)) if least else (1 << (bits - 1)) - 1
-
-
-def reduced_as(name: str, dtype: str) -> str:
-    """The dtype that elements are combined in: bool extremes as i32, half types widened (exact for
-    extremes).
-    """
-    if dtype in HALVES:
-        return "f32"
-    if dtype == "bool" and name not in ("any", "all"):
-        return "i32"
-    return dtype

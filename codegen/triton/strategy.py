@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tracejit.fuse.index import FloorDiv, Index, Mod
+from tracejit.fuse.index import reach
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.scalar import Load, Scalar
+from tracejit.fuse.scalar import Load
 from tracejit.ir.dtypes import itemsize
 
 
@@ -190,30 +190,5 @@ def is_wide(nest: LoopNest, strategy: Strategy) -> bool:
         nest.columns + strategy.rblock,
         *(b.span for b in nest.buffers),
     ]
-    ends += [_reach(index) for index in _indices(nest)]
+    ends += [reach(index) for index in nest.indices()]
     return max(ends) >= 1 << 31
-
-
-def _indices(nest: LoopNest) -> Iterator[Index]:
-    for store in nest.stores:
-        yield store.index
-    for scalar in nest.body():
-        yield from _index_of(scalar)
-
-
-def _index_of(scalar: Scalar) -> Iterator[Index]:
-    if isinstance(scalar.arg, Load):
-        yield scalar.arg.index
-    elif isinstance(scalar.arg, Index):
-        yield scalar.arg
-
-
-def _reach(index: Index) -> int:
-    """A bound on every partial sum of the index's terms, and inside its divisions."""
-    total, inside = abs(index.const), 0
-    for atom, coefficient in index.terms:
-        low, high = Index({atom: 1}, 0).bounds()
-        total += abs(coefficient) * max(abs(low), abs(high))
-        if isinstance(atom, (FloorDiv, Mod)):
-            inside = max(inside, _reach(atom.index) + atom.divisor)
-    return max(total, inside)

@@ -19,6 +19,7 @@ DEVICES: dict[str, tuple[str, str]] = {
     "hip": ("tracejit.runtime.devices.triton_gpu", "TritonGPU"),
     "interpret": ("tracejit.runtime.devices.interpret", "Interpreter"),
     "reference": ("tracejit.runtime.devices.reference", "Reference"),
+    "native": ("tracejit.runtime.devices.native", "Native"),
 }
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from tracejit.benchmarks import timing
 from tracejit.benchmarks.memory import Resident
-from tracejit.benchmarks.stats import differences, ratios, spread
-from tracejit.benchmarks.timing import Rounds, interleaved, order
+from tracejit.benchmarks.stats import differences, geomean, ratios, speedup, spread
+from tracejit.benchmarks.timing import order
 
 
 def test_each_is_in_each_place_equally_often() -> None:
@@ -21,21 +21,6 @@ def test_no_neighbour_is_always_the_same() -> None:
     before = {tuple(o[i : i + 2]) for o in (order("abcd", t) for t in range(8)) for i in range(3)}
     for name in "abcd":
         assert len({first for first, second in before if second == name}) >= 2
-
-
-def test_rounds_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every candidate once a round, in the round's order, warmed up before it is timed."""
-    said: list[str] = []
-    monkeypatch.setattr(timing, "calls_for", lambda call, seconds, wait: 8)
-    turns: list[int] = []
-    found = interleaved(
-        {name: lambda name=name: said.append(name) for name in "abc"}, 4, 1.0, turning=turns.append
-    )
-    blocks = ["".join(said[i : i + 10]) for i in range(0, len(said), 10)]  # 2 warm and 8 timed
-    assert blocks == [name * 10 for turn in range(4) for name in order("abc", turn)]
-    assert turns == [0, 1, 2, 3]
-    assert isinstance(found, Rounds) and found.calls == dict.fromkeys("abc", 8)
-    assert {len(s) for s in found.samples.values()} == {4}
 
 
 def test_a_block_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +50,11 @@ def test_ratios_are_of_the_same_round() -> None:
     assert differences([2.0, 9.0], [1.0, 3.0]) == [1.0, 6.0]
     with pytest.raises(ValueError):
         ratios([1.0], [1.0, 2.0])
+
+
+def test_speedup_is_of_the_least() -> None:
+    assert speedup([2.0, 9.0], [8.0, 4.0]) == 2.0
+    assert geomean([2.0, 8.0]) == pytest.approx(4.0)
 
 
 def test_peak_is_of_what_came_after_the_restart() -> None:

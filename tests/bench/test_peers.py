@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tracejit.benchmarks import measures, peers
+from tracejit.benchmarks import equality, measures, peers, serving
 from tracejit.benchmarks.equality import difference
 from tracejit.benchmarks.job import Event, Job
-from tracejit.benchmarks.peers import PEERS, Function, Peer, Tracejit
+from tracejit.benchmarks.peer import Function, Peer
+from tracejit.benchmarks.peers import PEERS, Tracejit
 
 
 class Wrong(Peer):
@@ -45,40 +45,81 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(PEERS, peer.name, peer)
 
 
-def outcomes(kind: str, *names: str, **more: Any) -> dict[str, Event]:
-    """What a job tells of each peer, done in this process."""
+def served(name: str, *orders: Event) -> list[Event]:
+    """What a serving process of this peer answers, done in this one."""
     told: list[Event] = []
-    job = Job(kind, workload="pointwise", peers=names, tiny=True, rounds=3, seconds=1e-4, **more)
-    getattr(measures, kind)(job, told.append)
-    return {e["outcome"]["peer"]: e["outcome"] for e in told if "outcome" in e}
+    serving.serve(Job("serve", peers=(name,)), told.append, iter(orders))
+    return told
+
+
+def started(name: str) -> dict[str, Any]:
+    """The outcome of a start, done in this process."""
+    told: list[Event] = []
+    measures.start(Job("start", workload="pointwise", peers=(name,), tiny=True), told.append)
+    found: dict[str, Any] = told[-1]["outcome"]
+    return found
+
+
+OPEN = {"do": "open", "workload": "pointwise", "measure": "overhead"}
+STATES = {
+    "eager": ("ok", ""),
+    "wrong": ("wrong", "of 16 values differ, by up to 0.0"),
+    "raises": ("failed", "RuntimeError: no such thing"),
+    "not itself": ("failed", "ran eagerly: a reason"),
+}
 
 
 @pytest.mark.usefixtures("fakes")
-def test_in_rounds() -> None:
-    found = outcomes("rounds", "eager", "wrong", "raises", "not itself", "eager again")
-    assert {name: o["status"] for name, o in found.items()} == {
-        "eager": "ok",
-        "wrong": "wrong",
-        "raises": "failed",
-        "not itself": "failed",
-        "eager again": "ok",
-    }
-    assert "of 16 values differ, by up to 0.0" in found["wrong"]["why"]
-    assert found["raises"]["why"] == "RuntimeError: no such thing"
-    assert found["not itself"]["why"] == "ran eagerly: a reason"
-    assert [len(found[n]["series"].get("call", [])) for n in ("eager", "eager again")] == [3, 3]
-    assert found["wrong"]["series"] == found["not itself"]["series"] == {}
+@pytest.mark.parametrize("name", STATES)
+def test_nothing_is_served_that_is_wrong(name: str) -> None:
+    (answer,) = served(name, dict(OPEN))
+    status, why = STATES[name]
+    assert answer["outcome"]["status"] == status and why in answer["outcome"]["why"]
+    assert (answer["bytes"] > 0) is (name in ("eager", "wrong", "not itself"))
+
+
+def test_a_served_workload_is_timed() -> None:
+    orders = ({"do": "size", "seconds": 1e-4}, {"do": "block", "calls": 3}, {"do": "close"})
+    opened, size, block, closed = served("eager", dict(OPEN), *orders)
+    assert opened["bytes"] == 3 * 16 * 4
+    assert size["calls"] >= 1 and size["seconds"] > 0 and block["seconds"] > 0 and closed == {}
+
+
+def test_one_workload_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled for one is forgotten before the next is opened."""
+    forgotten: list[str] = []
+    monkeypatch.setattr(Peer, "forget", lambda self: forgotten.append(self.name))
+    softmax = {"do": "open", "workload": "micro/softmax/16/bf16", "measure": "steady"}
+    first, second = served("eager", dict(OPEN), softmax)
+    assert first["outcome"]["status"] == second["outcome"]["status"] == "ok"
+    assert forgotten == ["eager"] * 2  # and at the end
+
+
+class Lazy(Peer):
+    """Returns the buffer that it was given, and writes nothing into it."""
+
+    name = "lazy"
+
+    def compile(self, function: Function, device: str) -> Function:
+        return lambda a, b, out: out
+
+
+def test_a_buffer_that_eager_fills_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "lazy", Lazy())
+    into = {"do": "open", "workload": "micro/gate-into/1K/fp32", "measure": "steady"}
+    assert served("lazy", dict(into))[0]["outcome"]["status"] == "wrong"
+    assert served("eager", dict(into))[0]["outcome"]["status"] == "ok"
 
 
 @pytest.mark.usefixtures("fakes")
 @pytest.mark.parametrize("name", ["wrong", "raises", "not itself"])
 def test_at_the_start(name: str) -> None:
-    found = outcomes("start", name)[name]
+    found = started(name)
     assert found["status"] != "ok" and found["why"] and found["series"] == {}
 
 
 def test_a_start_has_all_figures() -> None:
-    series = outcomes("start", "eager")["eager"]["series"]
+    series = started("eager")["series"]
     assert set(series) == {
         "import torch",
         "import",
@@ -92,9 +133,10 @@ def test_a_start_has_all_figures() -> None:
 
 
 def test_recording_is_beside_eager() -> None:
-    found = outcomes("recording", "eager", "tracejit", "eager again")
-    assert [len(o["series"]["call"]) for o in found.values()] == [3, 3, 3]
-    assert len(found["tracejit"]["series"]["first"]) == 1
+    order = {"do": "open", "workload": "micro/softmax/16/fp32", "measure": "recording"}
+    opened, block = served("tracejit", dict(order), {"do": "block", "calls": 1})
+    assert len(opened["outcome"]["series"]["first"]) == 1 and block["seconds"] > 0
+    assert served("eager", dict(order))[0]["outcome"]["series"] == {}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +157,36 @@ def test_difference(ours: Any, said: str) -> None:
     assert difference(ours, torch.ones(4, 3)) == said
 
 
+def test_every_part_of_a_large_result_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared by parts, with one tolerance: relative to the largest value of all."""
+    monkeypatch.setattr(equality, "PART", 8)
+    eager = torch.ones(10, 4)
+    eager[0, 0], eager[1, 1] = 1000.0, float("inf")
+    ours = eager.clone()
+    ours[9, 3] += 0.05
+    assert difference(ours, eager) == ""
+    ours[9, 3] += 0.5
+    ours[4, 0] = 3
+    assert difference(ours, eager) == "output 0: 2 of 40 values differ, by up to 2"
+    ours[1, 1] = 1
+    assert "3 of 40 values differ, by up to inf" in difference(ours, eager)
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (torch.tensor([[1, 2], [3, 4]], dtype=torch.int32), ""),
+        (torch.tensor([[1, 2], [3, 5]], dtype=torch.int32), "1 of 4 values differ, by up to 1"),
+        (torch.tensor([[1.0, 2], [3, 4]]), "dtype torch.float32, not torch.int64"),
+        (torch.tensor([1, 2]), "shape (2,), not (2, 2)"),
+    ],
+)
+def test_only_values_of_other_frameworks_count(ours: torch.Tensor, said: str) -> None:
+    """Their layouts and index types are their own."""
+    found = difference(ours, torch.tensor([[1, 3], [2, 4]]).t(), foreign=True)
+    assert found == (f"output 0: {said}" if said else "")
+
+
 def test_difference_of_other_leaves() -> None:
     assert difference((1, torch.ones(1)), (1, torch.ones(1))) == ""
     assert difference((1, True), (1, 1)) == "output 1: True, not 1"
@@ -123,31 +195,25 @@ def test_difference_of_other_leaves() -> None:
     assert difference(torch.ones(3, 1), torch.ones(1, 3).t()) == ""
 
 
-def test_variables_are_in_force_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    with measures.environment(PEERS["torch.compile"], "/caches"):
-        assert os.environ["TRITON_CACHE_DIR"] == "/caches/torch.compile/triton"
-        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/caches/torch.compile/inductor"
-    assert os.environ["TRITON_CACHE_DIR"] == "mine" and "TORCHINDUCTOR_CACHE_DIR" not in os.environ
-
-
 def test_no_two_peers_share_a_cache() -> None:
     folders = [
         folder
         for peer in PEERS.values()
-        for name, folder in peer.environment(Path("/c") / peer.name).items()
-        if name.endswith("_DIR")
+        for name, folder in peer.environment(Path("/c") / peer.name, 2).items()
+        if "/c/" in folder
     ]
-    assert len(folders) == len(set(folders)) == 6
+    assert len(folders) == len(set(folders)) == 8
 
 
 def test_tracejit_says_what_it_does_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a generator for the device: compiled for a GPU, run eagerly. With one: used."""
     from tracejit.runtime import targets
     from tracejit.runtime.config import config
+    from tracejit.runtime.reasons import Reason
 
     monkeypatch.setattr(config, "target", "cuda:90")
+    none = targets.Choice(reason=Reason("backend", "no generator"))
+    monkeypatch.setattr(targets, "choose", lambda backend, device: none)
     peer = Tracejit()
     assert peer.remark("cpu") == "compiled for cuda:90, calls run eagerly here"
     assert "calls run eagerly" in peer.note("cpu")

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 import tracejit
 from tracejit.cli import explain, locate
 from tracejit.cli.root import tracejit as command
+from tracejit.runtime import cpu, targets
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import BadOption, MissingExtra, TracejitError
 from tracejit.runtime.targets import BACKENDS
@@ -344,7 +345,6 @@ MISTAKES = {
         "temperature",
     ): "--inputs names a function that needs x itself",
     ("shop:temperature", "--args", "1", "--inputs", "pair"): "--args and --inputs both",
-    ("shop:temperature", "--backend", "native"): "--backend native: this version has no native",
     ("shop:temperature", "--target", "sm_90"): "--target 'sm_90' is not cuda:<sm>, hip:<gfx>",
     ("shop:temperature", "--calls", "0"): "Invalid value for '--calls'",
     ("shop:temperature", "--backend", "gpu"): "Invalid value for '--backend': 'gpu' is not one of",
@@ -361,6 +361,16 @@ def test_a_backend_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     done = run("shop:temperature", "--args", "torch.ones(2)", "--backend", "interpret")
     assert isinstance(done.exception, MissingExtra)
     assert str(done.exception) == "backend='interpret' needs numpy: pip install 'tracejit[cpu]'"
+
+
+def test_a_machine_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "llvm_version", lambda: "")
+    targets._choose.cache_clear()
+    try:
+        found = mistake("shop:temperature", "--backend", "native")
+    finally:
+        targets._choose.cache_clear()
+    assert "--backend native: native kernels need llvmlite: pip install 'tracejit[cpu]'" in found
 
 
 def test_backends_are_those_of_compile() -> None:

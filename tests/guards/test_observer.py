@@ -443,7 +443,7 @@ def test_objects_made_anew_for_each_call_are_walked() -> None:
         assert check(guards, f, State(2.0), x) == ""
     assert check(guards, f, State(3.0), x) == "state.scale was 2.0, is 3.0"
     assert guards.check is not None
-    checker = guards.check.__self__  # type: ignore[attr-defined]
+    checker = guards.check
     before = checker.fast
     for _ in range(5):
         assert guards.check((State(2.0), x), {}) is not None

@@ -24,8 +24,8 @@ from tracejit.check import check_kernels
 from tracejit.codegen.triton import offline
 from tracejit.compiler import Pipeline
 from tracejit.fuse.program import Program, RunExtern, RunKernel
+from tracejit.runtime import cpu
 from tracejit.runtime.config import config
-from tracejit.runtime.errors import BackendHint
 from tracejit.runtime.kernel import KernelSource
 from tracejit.trace.recorder import record
 
@@ -82,19 +82,18 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_fallback_equals_eager(name: str) -> None:
-    """On CPU tensors "auto" compiles nothing: eager's own bits, and one hint."""
-    from tracejit.runtime import log
-
-    log.forget()
+@pytest.mark.skipif(bool(cpu.lacking()), reason="no native kernels here")
+def test_native_equals_eager(name: str) -> None:
+    """What "auto" does with CPU tensors, strict."""
     work = workload(name)
-    model = tracejit.compile(work.function)
+    model = tracejit.compile(work.function, wait=True, strict=True)
     with torch.no_grad():
         want = work.function(*work.args)
-        with pytest.warns(BackendHint):
-            ours = model(*work.args)
-        for mine, theirs in zip(pytree.tree_leaves(ours), pytree.tree_leaves(want), strict=True):
-            assert torch.equal(mine, theirs)
+        for _ in range(3):
+            assert_equal(model(*work.args), want)
+    dispatcher = dispatcher_of(model)
+    assert [entry.run is not None for entry in dispatcher.entries] == [True]
+    assert dispatcher.reasons == []
 
 
 def test_interpreted_equals_eager(name: str) -> None:

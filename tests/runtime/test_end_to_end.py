@@ -21,7 +21,7 @@ from torch import nn
 import tracejit
 from tracejit.api import dispatcher_of
 from tracejit.dispatch import MOST_ENTRIES
-from tracejit.runtime import log, targets
+from tracejit.runtime import cpu, log, targets
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import (
     BackendHint,
@@ -221,37 +221,58 @@ def test_data_decides() -> None:
         assert torch.equal(f(x), function(x))
 
 
-def test_auto_on_the_cpu_hints_once_and_records_nothing() -> None:
+@pytest.mark.skipif(bool(cpu.lacking()), reason="no native kernels here")
+def test_auto_on_the_cpu_is_native() -> None:
     if torch.cuda.is_available():
         pytest.skip("the CPU is not alone here")
-    f = tracejit.compile(softmax)
+    f = tracejit.compile(softmax, wait=True)
     x = torch.randn(4, 40)
-    with pytest.warns(BackendHint, match="backend='interpret'") as caught:
-        f(x)
-    assert len(caught) == 1 and caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        f(x)
+    for _ in range(3):
+        torch.testing.assert_close(f(x), softmax(x))
+    (entry,) = dispatcher_of(f).entries
+    assert entry.run is not None and dispatcher_of(f).reasons == []
+
+
+LACKING = {
+    "no llvmlite": ("llvm_version", lambda: "", "need llvmlite: pip install 'tracejit"),
+    "an old llvmlite": ("llvm_version", lambda: "0.41.1", "llvmlite 0.44 or later, not 0.41.1"),
+    "an old CPU": ("host_levels", lambda: (), "need a CPU with avx512, avx2, neon"),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+@pytest.mark.parametrize("backend", ["auto", "native"])
+def test_what_native_kernels_lack_is_hinted_once(
+    backend: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, found, words = LACKING[what]
+    monkeypatch.setattr(cpu, name, found)
+    targets._choose.cache_clear()
+    f = tracejit.compile(softmax, backend=backend)
+    x = torch.randn(4, 40)
+    try:
+        with pytest.warns(BackendHint, match=words) as caught:
+            assert torch.equal(f(x), softmax(x))
+        assert len(caught) == 1 and caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            f(x)
+    finally:
+        targets._choose.cache_clear()
     assert entries(f) == [] and dispatcher_of(f).reasons[0].kind == "backend"
 
 
-@pytest.mark.parametrize(
-    ("backend", "words"),
-    [
-        ("interpret", "the interpreter needs numpy: pip install 'tracejit\\[cpu\\]'"),
-        ("native", "native"),
-    ],
-)
 def test_a_backend_that_is_not_installed_says_so_and_runs_eagerly(
-    backend: str, words: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "numpy" else find(name, *a)
     )
     targets._choose.cache_clear()
-    f = tracejit.compile(softmax, backend=backend)
+    f = tracejit.compile(softmax, backend="interpret")
     x = torch.randn(4, 40)
+    words = "the interpreter needs numpy: pip install 'tracejit\\[cpu\\]'"
     try:
         with pytest.warns(BackendHint, match=words):
             assert torch.equal(f(x), softmax(x))

@@ -10,18 +10,20 @@ import threading
 import pytest
 import torch
 
+from tracejit.codegen.generators import generator_for
 from tracejit.codegen.triton import offline
 from tracejit.codegen.triton.generate import generate
 from tracejit.ir.dtypes import TORCH
 from tracejit.runtime import devices
 from tracejit.runtime.devices.triton_gpu import GPUKernel
 from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.targets import kind_of
 
 
 def test_a_source_survives_json(example) -> None:
     name, nest = example
-    for target in ("cuda:90", "interpret", "reference"):
-        source = generate(nest, name, target=target)
+    for target in ("cuda:90", "interpret", "reference", "native:avx2"):
+        source = generator_for(kind_of(target)).source(nest, name, target=target)
         again = KernelSource.from_json(json.loads(json.dumps(source.to_json())))
         assert again == source
 

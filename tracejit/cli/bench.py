@@ -1,4 +1,4 @@
-"""`tracejit bench`: workloads measured beside eager and torch.compile."""
+"""`tracejit bench`: workloads measured beside eager and other compilers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,20 @@ from tracejit.benchmarks import plot as plots
 from tracejit.benchmarks.compare import print_changes
 from tracejit.benchmarks.compare import to_json as compared
 from tracejit.benchmarks.document import MEASURES, Document, read
-from tracejit.benchmarks.peers import CONTROL, EAGER, PEERS
-from tracejit.benchmarks.registry import chosen, registered
+from tracejit.benchmarks.peers import CONTROL, PEERS
+from tracejit.benchmarks.registry import Workload, chosen, registered
+from tracejit.benchmarks.summary import to_json as summed
 from tracejit.cli.terminal import SCHEMA, console, json_option, print_json
 
-QUICK: dict[str, Any] = {"rounds": 5, "seconds": 0.01, "starts": 1}
+STARTS = 3  # of each kind at most
 
 EPILOG = """\b
 Examples:
   tracejit bench                              the default workloads, all peers, all measures
   tracejit bench gpt llama --measure startup  how long two models take to start
   tracejit bench gpt --peer tracejit --quick  a first impression, in seconds
+  tracejit bench micro                        24 small kernels, 5 sizes, fp32 and bf16
+  tracejit bench models/gpt 'micro/*/16M'     by beginnings of names, and by patterns
   tracejit bench --out now.json --plot now.svg
   tracejit bench --compare old.json           what changed since then
   tracejit bench --from now.json --compare old.json   …of two stored results
@@ -39,8 +41,11 @@ JSON: one object, of these fields:
              what the figures depend on (load: of the machine before the run)
   peers      name → {note, remark}: what it does on this device
   workloads  name → what it is
+  traffic    name → bytes that a call must move, of workloads that memory bounds
+  bandwidth  triad (into a warm buffer), fresh (a copy into fresh memory): samples, bytes a second
   rows       [{workload, measure, peer, status, why, unit, series}]: status is ok, failed, wrong or
              missing (then `why` says it); series are lists of raw samples, one a round or process
+  summary    of suites: {suite: [{name, count, versus, worst}]}, how many times faster tracejit is
   compared   with --compare: {date, machines_differ, turned, changes}
 With --list: {workloads: [{name, about, default}]}
 
@@ -50,22 +55,33 @@ Exit status: 1 if a peer computed something else than eager, 2 for a mistake in 
 
 
 def names_of_workloads(context: Any, parameter: Any, begun: str) -> list[str]:
-    return [name for name in registered() if name.startswith(begun)]
+    """Names, and of suites their beginnings: one part more than what was typed."""
+    parts = begun.count("/") + 1
+    words = dict.fromkeys("/".join(name.split("/")[:parts]) for name in registered())
+    return [word for word in words if word.startswith(begun)]
 
 
-def list_workloads(as_json: bool) -> None:
-    """Print the registry."""
+def list_workloads(words: Sequence[str], as_json: bool) -> None:
+    """Print the registry, or what the words name; kernels and models of suites as one line each
+    unless they are named."""
+    rows = chosen(words) if words else list(registered().values())
     if as_json:
-        rows = [
-            {"name": row.name, "about": row.about, "default": row.default}
-            for row in registered().values()
-        ]
-        print_json({"workloads": rows})
+        fields = ("name", "about", "default")
+        print_json({"workloads": [{key: getattr(row, key) for key in fields} for row in rows]})
         return
-    wide = max(map(len, registered()))
-    for row in registered().values():
-        rest = "" if row.default else " (only if named)"
-        click.echo(f"{row.name:{wide}}  {row.about}{rest}")
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        name = row.name if words else "/".join(row.name.split("/")[:2])
+        lines.setdefault(name, []).append(row.about if words or row.default else _rest(row))
+    wide = max(map(len, lines))
+    for name, about in lines.items():
+        more = f" ({len(about)} workloads)" if len(about) > 1 else ""
+        click.echo(f"{name:{wide}}  {about[0]}{more}")
+
+
+def _rest(row: Workload) -> str:
+    """What a line says of a workload that is not measured by default."""
+    return row.about.partition("; ")[0] if row.suite else f"{row.about} (only if named)"
 
 
 def check_file(context: Any, parameter: Any, path: Path | None) -> Path | None:
@@ -93,7 +109,7 @@ STORED = click.Path(exists=True, dir_okay=False, path_type=Path)
     "peers",
     multiple=True,
     type=click.Choice([name for name in PEERS if name != CONTROL]),
-    help="Measure this one (again for more; default: all). Eager is always measured, twice.",
+    help="Measure this one (again for more; default: all that are installed). Eager always is.",
 )
 @click.option(
     "--measure",
@@ -105,7 +121,7 @@ STORED = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--rounds",
     type=click.IntRange(2, 10_000),
-    help="Rounds of steady, overhead and recording (default: 30; with --quick 5).",
+    help="Rounds of steady, overhead, recording (default: 30, of suites fewer; with --quick 5).",
 )
 @click.option("--quick", is_flag=True, help="Few and short rounds, single starts.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda if there is one.")
@@ -115,7 +131,7 @@ STORED = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--plot", type=FILE, callback=check_picture, help="Draw it: a .png or .svg file.")
 @click.option("--compare", type=STORED, help="Show what changed since this stored result.")
 @click.option("--from", "stored", type=STORED, help="Show a stored result; measure nothing.")
-@click.option("--list", "listing", is_flag=True, help="List the workloads; measure nothing.")
+@click.option("--list", "listing", is_flag=True, help="List workloads; measure nothing.")
 @click.pass_context
 def bench(
     context: click.Context,
@@ -128,15 +144,15 @@ def bench(
     listing: bool,
     **asked: Any,
 ) -> None:
-    """Measure workloads beside eager and torch.compile.
+    """Measure workloads beside eager, torch.compile, and JAX's and TensorFlow's XLA.
 
-    Every start is a process of its own, with an empty or a filled cache of its own (up to three of
-    each, if they are quick); steady state and overhead are taken in interleaved rounds in one
-    process. Eager is measured twice: what it differs from itself by is the noise of all other
-    figures. No peer is measured whose results are not eager's.
+    Every peer has a process of its own, and every start one more, with an empty or a filled cache
+    (up to three of each, if they are quick); steady state and overhead are taken in interleaved
+    rounds, one process at a time. Eager is measured twice: what it differs from itself by is the
+    noise of all other figures. No peer is measured whose results are not eager's.
     """
     if listing:
-        list_workloads(as_json)
+        list_workloads(asked["workloads"], as_json)
         return
     if plot is not None:
         plots.need()
@@ -166,13 +182,14 @@ def measured(
 
     settings = Settings(
         workloads=tuple(chosen(workloads)),
-        peers=tuple(n for n in PEERS if not peers or n in (*peers, EAGER, CONTROL)),
-        measures=tuple(n for n in MEASURES if not measures or n in measures),
+        peers=tuple(peers),
+        measures=tuple(measures),
+        rounds=rounds or 0,
+        quick=quick,
+        starts=1 if quick else STARTS,
         device=device or "",
         threads=threads or 0,
-        **(QUICK if quick else {}),
     )
-    settings = replace(settings, rounds=rounds or settings.rounds)
     prefix = "tracejit-bench-"
     with (
         stopped_by(signal.SIGTERM, signal.SIGHUP),
@@ -211,8 +228,10 @@ def show(document: Document, old: Document | None, as_json: bool) -> None:
 
 
 def to_json(document: Document, old: Document | None) -> dict[str, Any]:
-    """The document, and the comparison if there is one."""
+    """The document, what suites come to, and the comparison if there is one."""
     found = document.to_json()
+    if document.suites():
+        found["summary"] = summed(document)
     return found if old is None else found | {"compared": compared(old, document)}
 
 

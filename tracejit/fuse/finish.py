@@ -79,17 +79,6 @@ def rewrite(
     return replace(nest, axes=axes, buffers=buffers, stores=stores, line_of=lines)
 
 
-def indices(nest: LoopNest) -> list[Index]:
-    """Every index expression of the nest."""
-    found = [s.index for s in nest.stores]
-    for scalar in nest.body():
-        if isinstance(scalar.arg, Load):
-            found.append(scalar.arg.index)
-        elif isinstance(scalar.arg, Index):
-            found.append(scalar.arg)
-    return list(dict.fromkeys(found))
-
-
 def simplify_axes(nest: LoopNest) -> LoopNest:
     """Drop axes of one step, order parallel axes by the first store's strides, merge neighbours
     that run as one.
@@ -102,7 +91,7 @@ def simplify_axes(nest: LoopNest) -> LoopNest:
         if all(order[a] for a in parallel):
             parallel.sort(key=lambda a: order[a])
         axes = parallel + [a for a in axes if a.reduce]
-    found = indices(nest)
+    found = nest.indices()
     k = 0
     while k + 1 < len(axes):
         outer, inner = axes[k], axes[k + 1]
@@ -112,7 +101,7 @@ def simplify_axes(nest: LoopNest) -> LoopNest:
             continue
         axis, change = merged
         nest = rewrite(nest, change, nest.axes)
-        found = indices(nest)
+        found = nest.indices()
         axes[k : k + 2] = [axis]
         k = 0
     return _renamed_axes(replace(nest, axes=tuple(axes)))

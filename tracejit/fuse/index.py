@@ -383,3 +383,14 @@ def dot(index: Iterable[Index], strides: Iterable[int]) -> Index:
         for atom, coefficient in part.terms:
             terms[atom] = terms.get(atom, 0) + coefficient * stride
     return _rejoin(Index(terms, const))
+
+
+def reach(index: Index) -> int:
+    """A bound on every partial sum of the index's terms, and inside its divisions."""
+    total, inside = abs(index.const), 0
+    for atom, coefficient in index.terms:
+        low, high = _atom_bounds(atom)
+        total += abs(coefficient) * max(abs(low), abs(high))
+        if isinstance(atom, (FloorDiv, Mod)):
+            inside = max(inside, reach(atom.index) + atom.divisor)
+    return max(total, inside)

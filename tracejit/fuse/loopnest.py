@@ -86,6 +86,16 @@ class LoopNest:
         """Every expression, operands first."""
         return in_order(roots_of(self.stores))
 
+    def indices(self) -> list[Index]:
+        """Every index expression, of stores, loads and index values; each once."""
+        found = [s.index for s in self.stores]
+        for scalar in self.body():
+            if isinstance(scalar.arg, Load):
+                found.append(scalar.arg.index)
+            elif isinstance(scalar.arg, Index):
+                found.append(scalar.arg)
+        return list(dict.fromkeys(found))
+
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes read and written by one run, each buffer element counted once."""
         read = sum(b.span * itemsize(b.dtype) for b in self.buffers if not b.written)

@@ -111,6 +111,11 @@ def source(nest: LoopNest, name: str) -> KernelSource:
     )
 
 
+def generate(nest: LoopNest, name: str, *, target: str = "reference") -> KernelSource:
+    """The generator for the target "reference": `source`."""
+    return source(nest, name)
+
+
 def run(nest: LoopNest, tensors: Mapping[str, torch.Tensor]) -> None:
     """Run a nest on tensors by the names of its buffers; outputs are written in place."""
     from tracejit.runtime import devices

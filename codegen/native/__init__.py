@@ -1,0 +1,1 @@
+"""The native CPU generator: the same loop nests as LLVM code with explicit vectors."""

@@ -1,0 +1,259 @@
+"""Reductions and scans on vectors: running totals in registers, folded in a fixed order.
+
+A long sum of floats is cut into blocks whose totals are added up (a cascade of two levels), so that
+its error grows with the square root of its length at most, as that of eager's cascade sum does
+(N. Higham, "The accuracy of floating point summation", 1993).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracejit.codegen.native import words
+from tracejit.codegen.native.builder import I1, I64, Builder, Slot, Type, Value, const
+from tracejit.codegen.native.values import Evaluator
+from tracejit.fuse.index import Index
+from tracejit.fuse.reductions import identity, reduced_as
+from tracejit.fuse.scalar import REDUCTIONS, SCANS, Scalar
+from tracejit.ir.dtypes import FLOATS
+
+INSIDE = (1 << 63) - 1  # a position after all others
+
+
+class Accumulator(Protocol):
+    """What a reduction has seen so far, one part for each lane."""
+
+    def add(self, at: Evaluator) -> None:
+        """Take in the element at this place."""
+        ...
+
+    def fold(self) -> None:
+        """A block is done."""
+        ...
+
+    def merge(self, other: Accumulator) -> None:
+        """Take in what another of half as many lanes, or as many, has seen after this one."""
+        ...
+
+    def parts(self) -> list[Value]:
+        """What it holds: one value, or value and position."""
+        ...
+
+    def take(self, parts: list[Value]) -> None:
+        """Take in what `parts` of another gave."""
+        ...
+
+    def across(self) -> list[Value]:
+        """The parts of all lanes combined: scalars."""
+        ...
+
+
+def accumulator(b: Builder, scalar: Scalar, lanes: int, column: Index) -> Accumulator:
+    """A fresh one for a `reduce` expression. `column`: position among the elements of a row."""
+    if REDUCTIONS[scalar.arg] is None:
+        return First(b, scalar, lanes, column)
+    return Total(b, scalar, lanes)
+
+
+def part_types(scalar: Scalar) -> list[Type]:
+    """The types of an accumulator's parts, lane by lane."""
+    dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
+    kinds = [Type(words.memory_kind(dtype))]
+    return [*kinds, I64] if REDUCTIONS[scalar.arg] is None else kinds
+
+
+def finished(b: Builder, scalar: Scalar, parts: list[Value]) -> Value:
+    """The reduction's value from its parts."""
+    if REDUCTIONS[scalar.arg] is None:
+        return parts[1]
+    dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
+    return words.cast(b, parts[0], dtype, scalar.dtype)
+
+
+def _element(b: Builder, scalar: Scalar, dtype: str, at: Evaluator, lanes: int) -> Value:
+    """What is combined, in the dtype for that; the identity in lanes that are not there."""
+    value = words.cast(b, at.value(scalar.args[0]), scalar.args[0].dtype, dtype)
+    wide = b.splat(value, lanes)
+    if at.mask is None:
+        return wide
+    unit = b.splat(words.number(dtype, identity(scalar.arg, dtype)), lanes)
+    return b.select(at.mask, wide, unit)
+
+
+@dataclass
+class Total:
+    """A reduction whose result is a combined element."""
+
+    b: Builder
+    scalar: Scalar
+    lanes: int
+
+    def __post_init__(self) -> None:
+        self.dtype = reduced_as(self.scalar.arg, self.scalar.args[0].dtype)
+        self.word = REDUCTIONS[self.scalar.arg] or ""
+        unit = words.number(self.dtype, identity(self.scalar.arg, self.dtype))
+        self.unit = self.b.splat(unit, self.lanes)
+        self.partial = self.b.slot(self.unit, f"partial_{self.scalar.arg}")
+        self.total: Slot | None = None
+        if self.scalar.arg == "sum" and self.dtype in FLOATS:
+            self.total = self.b.slot(self.unit, "total")
+
+    def combine(self, left: Value, right: Value) -> Value:
+        return words.apply(self.b, self.word, self.dtype, left, right)
+
+    def add(self, at: Evaluator) -> None:
+        element = _element(self.b, self.scalar, self.dtype, at, self.lanes)
+        self.partial.set(self.combine(self.partial.get(), element))
+
+    def fold(self) -> None:
+        if self.total is not None:
+            self.total.set(self.combine(self.total.get(), self.partial.get()))
+            self.partial.set(self.unit)
+
+    def parts(self) -> list[Value]:
+        self.fold()
+        return [(self.total or self.partial).get()]
+
+    def take(self, parts: list[Value]) -> None:
+        into = self.total or self.partial
+        into.set(self.combine(into.get(), parts[0]))
+
+    def merge(self, other: Accumulator) -> None:
+        assert isinstance(other, Total)
+        (part,) = self.parts()
+        while part.type.lanes > other.lanes:
+            part = self.combine(*halves(self.b, part))
+        other.take([part])
+
+    def across(self) -> list[Value]:
+        (part,) = self.parts()
+        while part.type.lanes > 1:
+            part = self.combine(*halves(self.b, part))
+        return [self.b.extract(part, 0) if part.type.lanes else part]
+
+
+def halves(b: Builder, value: Value) -> tuple[Value, Value]:
+    """The lower and the upper half of a vector's lanes."""
+    half = value.type.lanes // 2
+    lower, upper = list(range(half)), list(range(half, 2 * half))
+    return b.shuffle(value, None, lower), b.shuffle(value, None, upper)
+
+
+@dataclass
+class First:
+    """argmax and argmin: the first extreme and its position; NaN counts as extreme."""
+
+    b: Builder
+    scalar: Scalar
+    lanes: int
+    column: Index
+
+    def __post_init__(self) -> None:
+        self.dtype = reduced_as(self.scalar.arg, self.scalar.args[0].dtype)
+        unit = words.number(self.dtype, identity(self.scalar.arg, self.dtype))
+        self.best = self.b.slot(self.b.splat(unit, self.lanes), "best")
+        self.where = self.b.slot(self.b.splat(const(I64, INSIDE), self.lanes), "where")
+
+    def better(self, value: Value, where: Value, best: Value, place: Value) -> Value:
+        """Whether (value, where) goes before (best, place)."""
+        b = self.b
+        word = "gt" if self.scalar.arg == "argmax" else "lt"
+        beats = words.apply(b, word, self.dtype, value, best)
+        ties = words.apply(b, "eq", self.dtype, value, best)
+        if self.dtype in FLOATS:
+            new, old = b.fcmp("uno", value, value), b.fcmp("uno", best, best)
+            beats = b.binary("or", beats, b.binary("and", new, _not(b, old)))
+            ties = b.binary("or", ties, b.binary("and", new, old))
+        earlier = b.icmp("slt", where, place)
+        return b.binary("or", beats, b.binary("and", ties, earlier))
+
+    def take(self, parts: list[Value]) -> None:
+        best, place = self.best.get(), self.where.get()
+        first = self.better(parts[0], parts[1], best, place)
+        self.best.set(self.b.select(first, parts[0], best))
+        self.where.set(self.b.select(first, parts[1], place))
+
+    def add(self, at: Evaluator) -> None:
+        b = self.b
+        element = at.value(self.scalar.args[0])
+        value = words.cast(b, element, self.scalar.args[0].dtype, self.dtype)
+        where = b.splat(at.integer(self.column), self.lanes)
+        if at.mask is not None:
+            where = b.select(at.mask, where, const(where.type, INSIDE))
+        value = _element(b, self.scalar, self.dtype, at, self.lanes) if at.mask else value
+        self.take([b.splat(value, self.lanes), where])
+
+    def fold(self) -> None:
+        """Positions tell which was first, in whatever order they are combined."""
+
+    def parts(self) -> list[Value]:
+        return [self.best.get(), self.where.get()]
+
+    def pick(self, left: list[Value], right: list[Value]) -> list[Value]:
+        first = self.better(*right, *left)
+        return [self.b.select(first, r, p) for p, r in zip(left, right, strict=True)]
+
+    def merge(self, other: Accumulator) -> None:
+        assert isinstance(other, First)
+        parts = self.parts()
+        while parts[0].type.lanes > other.lanes:
+            parts = self._halved(parts)
+        other.take(parts)
+
+    def _halved(self, parts: list[Value]) -> list[Value]:
+        pairs = [halves(self.b, p) for p in parts]
+        return self.pick([p[0] for p in pairs], [p[1] for p in pairs])
+
+    def across(self) -> list[Value]:
+        parts = self.parts()
+        while parts[0].type.lanes > 1:
+            parts = self._halved(parts)
+        return [self.b.extract(p, 0) if p.type.lanes else p for p in parts]
+
+
+def _not(b: Builder, x: Value) -> Value:
+    return b.binary("xor", x, const(x.type, 1))
+
+
+class Scanner:
+    """A scan along the columns. `across`: the lanes are neighbouring columns; else each lane is a
+    row of its own."""
+
+    def __init__(self, b: Builder, scalar: Scalar, lanes: int, across: bool) -> None:
+        self.b, self.scalar, self.lanes, self.across = b, scalar, lanes, across
+        self.dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
+        self.word = SCANS[scalar.arg]
+        self.unit = words.number(self.dtype, identity(scalar.arg, self.dtype))
+        self.carry = b.slot(self.unit if across else b.splat(self.unit, lanes), "carry")
+
+    def combine(self, left: Value, right: Value) -> Value:
+        return words.apply(self.b, self.word, self.dtype, left, right)
+
+    def step(self, element: Value, mask: Value | None) -> Value:
+        """The running result at this place, from the element there."""
+        b, kind = self.b, self.scalar.args[0].dtype
+        value = b.splat(words.cast(b, element, kind, self.dtype), self.lanes)
+        if not self.across or not self.lanes:
+            result = self.combine(self.carry.get(), value)
+            self.carry.set(result)
+            return words.cast(b, result, self.dtype, self.scalar.dtype)
+        unit = b.splat(self.unit, self.lanes)
+        if mask is not None:
+            value = b.select(mask, value, unit)
+        shift = 1
+        while shift < self.lanes:  # Hillis and Steele's prefix sum, 1986
+            before = b.shuffle(unit, value, _shifted(self.lanes, shift))
+            value = self.combine(before, value)
+            shift *= 2
+        result = self.combine(b.splat(self.carry.get(), self.lanes), value)
+        self.carry.set(b.extract(result, self.lanes - 1))
+        return words.cast(b, result, self.dtype, self.scalar.dtype)
+
+
+def _shifted(lanes: int, by: int) -> list[int]:
+    """A shuffle that moves lanes up; the lowest come from the first operand."""
+    return [k if k < by else lanes + k - by for k in range(lanes)]
+
+
+__all__ = ["I1", "Accumulator", "Scanner", "accumulator", "finished", "part_types"]

@@ -1,0 +1,385 @@
+"""LLVM code as text, written through typed values: `Module` holds functions, `Builder` writes one.
+
+Text rather than objects (llvmlite.ir), because a person reads it: values have names, the user's
+lines stand as comments beside them. It is also several times quicker to make.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from tracejit.runtime.cpu import Level
+
+BITS = {
+    "half": 16,
+    "bfloat": 16,
+    "float": 32,
+    "double": 64,
+    "ptr": 64,
+    "i1": 1,
+    "i8": 8,
+    "i16": 16,
+    "i32": 32,
+    "i64": 64,
+}
+_SHORT = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
+FLOAT_KINDS = frozenset({"half", "bfloat", "float", "double"})
+
+
+@dataclass(frozen=True)
+class Type:
+    """A first-class LLVM type: `kind` is a key of BITS; lanes 0 means a scalar, not a vector."""
+
+    kind: str
+    lanes: int = 0
+
+    def __str__(self) -> str:
+        return f"<{self.lanes} x {self.kind}>" if self.lanes else self.kind
+
+    @property
+    def suffix(self) -> str:
+        """How names of overloaded functions spell it: v16f32, i64, p0."""
+        short = _SHORT.get(self.kind, self.kind)
+        return f"v{self.lanes}{short}" if self.lanes else short
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element."""
+        return BITS[self.kind]
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind in FLOAT_KINDS
+
+    def of(self, kind: str) -> Type:
+        """Another element kind, as many lanes."""
+        return Type(kind, self.lanes)
+
+    @property
+    def scalar(self) -> Type:
+        """The type of one lane."""
+        return Type(self.kind)
+
+    @property
+    def integer(self) -> Type:
+        """The integer type as wide as this float type, as many lanes."""
+        return Type(f"i{self.bits}", self.lanes)
+
+
+I1, I8, I16, I32, I64 = (Type(f"i{bits}") for bits in (1, 8, 16, 32, 64))
+F16, F32, F64, PTR = Type("half"), Type("float"), Type("double"), Type("ptr")
+
+
+@dataclass(frozen=True)
+class Value:
+    """An operand: its text (`%x.3` or a constant) and its type."""
+
+    text: str
+    type: Type
+
+    def __str__(self) -> str:
+        """As an argument: type and text."""
+        return f"{self.type} {self.text}"
+
+
+def const(type: Type, number: bool | int | float) -> Value:
+    """A constant, in all lanes of a vector type. Floats are spelled exactly."""
+    if type.is_float:
+        scalar = float_text(type.kind, float(number))
+    else:
+        bits = BITS[type.kind]
+        whole = int(number) & ((1 << bits) - 1)
+        scalar = str(whole - (1 << bits) if bits > 1 and whole >> (bits - 1) else whole)
+    return Value(f"splat ({type.kind} {scalar})" if type.lanes else scalar, type)
+
+
+def bits_const(type: Type, pattern: int) -> Value:
+    """The float constant with this bit pattern (an IEEE single or double), in all lanes."""
+    raw = struct.unpack("<f", struct.pack("<I", pattern))[0] if type.kind == "float" else None
+    if raw is None:
+        raw = struct.unpack("<d", struct.pack("<Q", pattern))[0]
+    return const(type, raw)
+
+
+def float_text(kind: str, number: float) -> str:
+    """LLVM's exact hexadecimal spelling of a number in a float kind."""
+    if kind == "half":
+        return f"0xH{struct.unpack('<H', struct.pack('<e', number))[0]:04X}"
+    if kind == "bfloat":
+        return f"0xR{struct.unpack('<I', struct.pack('<f', number))[0] >> 16:04X}"
+    if kind == "float":
+        number = struct.unpack("<f", struct.pack("<f", number))[0]
+    return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
+
+
+def lanes_const(type: Type, numbers: Sequence[bool | int | float]) -> Value:
+    """A vector constant, lane by lane."""
+    inside = ", ".join(str(const(type.scalar, n)) for n in numbers)
+    return Value(f"<{inside}>", type)
+
+
+def iota(type: Type, step: int = 1) -> Value:
+    """<0, step, 2·step, …>; 0 for a scalar."""
+    if not type.lanes:
+        return const(type, 0)
+    return lanes_const(type, [step * k for k in range(type.lanes)])
+
+
+@dataclass
+class Module:
+    """A module being written: declarations, constants and functions, each once, in order of first
+    use."""
+
+    comment: tuple[str, ...] = ()
+    level: Level | None = None  # for what only some instruction sets have
+    _declared: dict[str, str] = field(default_factory=dict)
+    _functions: dict[str, str] = field(default_factory=dict)
+
+    def declare(self, name: str, result: str, arguments: str) -> None:
+        """Declare a function that lies outside (an intrinsic, the C library)."""
+        self._declared.setdefault(name, f"declare {result} @{name}({arguments})")
+
+    def declare_global(self, name: str, text: str) -> None:
+        """A global: `@name = text`."""
+        self._declared.setdefault(name, f"@{name} = {text}")
+
+    def has(self, name: str) -> bool:
+        return name in self._functions
+
+    def add(self, name: str, text: str) -> None:
+        """Add a whole function."""
+        self._functions[name] = text
+
+    def inline(
+        self, name: str, result: Type, arguments: Sequence[Type], write: Callable[..., Value]
+    ) -> None:
+        """Define the function `name` once, always inlined: `write(builder, *arguments)` gives what
+        it returns."""
+        if name in self._functions:
+            return
+        self._functions[name] = ""  # its place: what it calls comes after
+        builder = Builder(self)
+        values = [Value(f"%a{k}", t) for k, t in enumerate(arguments)]
+        builder.line(f"ret {write(builder, *values)}")
+        head = f"define internal {result} @{name}({', '.join(map(str, values))}) alwaysinline {{"
+        self._functions[name] = "\n".join([head, *builder.text(), "}"])
+
+    def text(self) -> str:
+        """The module, ready to be parsed; functions in order of first use."""
+        notes = "\n".join(f"; {line}".rstrip() for line in self.comment)
+        parts = [notes, *self._functions.values(), "\n".join(sorted(self._declared.values()))]
+        return "\n\n".join(p for p in parts if p) + "\n"
+
+
+class Builder:
+    """Writes the body of one function. Variables that change (`slot`) live in allocas of the entry
+    block, which LLVM turns into registers."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self.lines: list[str] = []
+        self.head: list[str] = []
+        self.place: object = None  # the user's line that was named last
+        self._count = 0
+
+    def text(self) -> list[str]:
+        """The lines of the body, allocas first."""
+        return ["entry:", *(f"  {line}" for line in self.head), *self.lines]
+
+    def line(self, text: str) -> None:
+        """A raw instruction."""
+        self.lines.append(f"  {text}")
+
+    def comment(self, text: str) -> None:
+        self.lines.append(f"  ; {text}")
+
+    def fresh(self, name: str) -> str:
+        """A name that nothing has yet."""
+        self._count += 1
+        return f"{name}.{self._count}"
+
+    def let(self, type: Type, text: str, name: str = "t") -> Value:
+        """`%name.N = text`"""
+        value = Value(f"%{self.fresh(name)}", type)
+        self.line(f"{value.text} = {text}")
+        return value
+
+    def binary(self, op: str, a: Value, b: Value, name: str = "t") -> Value:
+        """fadd, fsub, fmul, fdiv, frem, add, sub, mul, sdiv, udiv, srem, urem, and, or, xor, shl,
+        lshr, ashr."""
+        assert a.type == b.type, (op, a, b)
+        return self.let(a.type, f"{op} {a}, {b.text}", name)
+
+    def fadd(self, a: Value, b: Value) -> Value:
+        return self.binary("fadd", a, b)
+
+    def fsub(self, a: Value, b: Value) -> Value:
+        return self.binary("fsub", a, b)
+
+    def fmul(self, a: Value, b: Value) -> Value:
+        return self.binary("fmul", a, b)
+
+    def fdiv(self, a: Value, b: Value) -> Value:
+        return self.binary("fdiv", a, b)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.binary("add", a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.binary("sub", a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        return self.binary("mul", a, b)
+
+    def fneg(self, a: Value) -> Value:
+        return self.let(a.type, f"fneg {a}")
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a·b + c, rounded once."""
+        return self.intrinsic("llvm.fma", a.type, a, b, c)
+
+    def intrinsic(self, name: str, result: Type, *args: Value, suffix: str = "") -> Value:
+        """A call of an overloaded intrinsic; its name ends with the result's type or `suffix`."""
+        return self.call(f"{name}.{suffix or result.suffix}", result, *args)
+
+    def call(self, name: str, result: Type, *args: Value) -> Value:
+        """A call of a function, declared if the module does not define it."""
+        if not self.module.has(name):
+            self.module.declare(name, str(result), ", ".join(str(a.type) for a in args))
+        return self.let(result, f"call {result} @{name}({', '.join(map(str, args))})")
+
+    def call_void(self, name: str, *args: Value) -> None:
+        if not self.module.has(name):
+            self.module.declare(name, "void", ", ".join(str(a.type) for a in args))
+        self.line(f"call void @{name}({', '.join(map(str, args))})")
+
+    def fcmp(self, predicate: str, a: Value, b: Value) -> Value:
+        """predicate: oeq ogt oge olt ole one ord ueq … uno."""
+        return self.let(a.type.of("i1"), f"fcmp {predicate} {a}, {b.text}")
+
+    def icmp(self, predicate: str, a: Value, b: Value) -> Value:
+        """predicate: eq ne sgt sge slt sle ugt uge ult ule."""
+        return self.let(a.type.of("i1"), f"icmp {predicate} {a}, {b.text}")
+
+    def select(self, condition: Value, yes: Value, no: Value) -> Value:
+        return self.let(yes.type, f"select {condition}, {yes}, {no}")
+
+    def cast(self, op: str, a: Value, to: Type) -> Value:
+        """fptosi, sitofp, fpext, fptrunc, zext, sext, trunc, bitcast, ptrtoint, inttoptr."""
+        return a if a.type == to else self.let(to, f"{op} {a} to {to}")
+
+    def bitcast(self, a: Value, kind: str) -> Value:
+        """The same bits, lane by lane."""
+        return self.cast("bitcast", a, a.type.of(kind))
+
+    def splat(self, a: Value, lanes: int) -> Value:
+        """A scalar in all lanes of a vector."""
+        if not lanes or a.type.lanes:
+            return a
+        wide = Type(a.type.kind, lanes)
+        if not a.text.startswith("%"):
+            return Value(f"splat ({a})", wide)
+        one = self.let(wide, f"insertelement {wide} poison, {a}, i64 0")
+        return self.let(
+            wide, f"shufflevector {one}, {wide} poison, <{lanes} x i32> zeroinitializer"
+        )
+
+    def shuffle(self, a: Value, b: Value | None, mask: Sequence[int]) -> Value:
+        """Lanes picked out of two vectors; -1 for any."""
+        spelled = ", ".join(f"i32 {k}" if k >= 0 else "i32 poison" for k in mask)
+        other = f"{b}" if b is not None else f"{a.type} poison"
+        return self.let(
+            Type(a.type.kind, len(mask)),
+            f"shufflevector {a}, {other}, <{len(mask)} x i32> <{spelled}>",
+        )
+
+    def extract(self, a: Value, lane: int | Value) -> Value:
+        where = lane if isinstance(lane, Value) else const(I64, lane)
+        return self.let(a.type.scalar, f"extractelement {a}, {where}")
+
+    def insert(self, a: Value, scalar: Value, lane: int | Value) -> Value:
+        where = lane if isinstance(lane, Value) else const(I64, lane)
+        return self.let(a.type, f"insertelement {a}, {scalar}, {where}")
+
+    # Memory. Pointers are opaque; indices count elements of `element`.
+
+    def gep(self, base: Value, element: Type, index: Value) -> Value:
+        """The address of element `index` behind `base`."""
+        kind = replace(index.type, kind="ptr")
+        return self.let(kind, f"getelementptr {element}, {base}, {index}", "p")
+
+    def load(self, pointer: Value, type: Type, align: int = 0) -> Value:
+        """align in bytes; 0: that of one element."""
+        return self.let(type, f"load {type}, {pointer}, align {align or max(type.bits // 8, 1)}")
+
+    def store(self, value: Value, pointer: Value, align: int = 0) -> None:
+        self.line(f"store {value}, {pointer}, align {align or max(value.type.bits // 8, 1)}")
+
+    def alloca(self, type: Type, count: int = 1, align: int = 64, name: str = "m") -> Value:
+        """Memory of this call, in the entry block."""
+        value = Value(f"%{self.fresh(name)}", PTR)
+        many = f", i64 {count}" if count != 1 else ""
+        self.head.append(f"{value.text} = alloca {type}{many}, align {align}")
+        return value
+
+    def slot(self, first: Value, name: str = "v") -> Slot:
+        """A variable that holds `first` from here on."""
+        return Slot(self, first, name)
+
+    # Control flow
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+
+    def jump(self, name: str) -> None:
+        self.line(f"br label %{name}")
+
+    def branch(self, condition: Value, yes: str, no: str) -> None:
+        self.line(f"br {condition}, label %{yes}, label %{no}")
+
+    @contextmanager
+    def loop(
+        self, start: Value, stop: Value, step: int | Value = 1, name: str = "i"
+    ) -> Iterator[Value]:
+        """for name in start, start + step, … while < stop (signed)."""
+        by = step if isinstance(step, Value) else const(start.type, step)
+        counter = self.slot(start, name)
+        head, body, done = (self.fresh(f"{name}_{part}") for part in ("head", "body", "done"))
+        self.jump(head)
+        self.label(head)
+        current = counter.get()
+        self.branch(self.icmp("slt", current, stop), body, done)
+        self.label(body)
+        yield current
+        counter.set(self.add(current, by))
+        self.jump(head)
+        self.label(done)
+
+    @contextmanager
+    def when(self, condition: Value, name: str = "if") -> Iterator[None]:
+        """What is written inside runs only if the scalar condition holds."""
+        body, done = self.fresh(f"{name}_then"), self.fresh(f"{name}_end")
+        self.branch(condition, body, done)
+        self.label(body)
+        yield
+        self.jump(done)
+        self.label(done)
+
+
+class Slot:
+    """A variable of a Builder that changes its value."""
+
+    def __init__(self, builder: Builder, first: Value, name: str) -> None:
+        self.builder, self.type = builder, first.type
+        self.pointer = builder.alloca(first.type, name=name)
+        self.set(first)
+
+    def get(self) -> Value:
+        return self.builder.let(self.type, f"load {self.type}, {self.pointer}, align 64")
+
+    def set(self, value: Value) -> None:
+        assert value.type == self.type, (value, self.type)
+        self.builder.line(f"store {value}, {self.pointer}, align 64")

@@ -1,0 +1,137 @@
+"""How a native kernel is called: a Python function in machine code, and work shared out to threads.
+
+A kernel is one or more phases, run one after the other. A phase is a number of tasks and a function
+`void @body(ptr %p0, …, i64 %begin, i64 %end)` that does the tasks begin … end-1. What a task
+computes must not depend on which thread does it, nor on how the tasks are cut into ranges: results
+are then the same for every number of threads.
+
+Threads are those of the OpenMP runtime that torch has loaded (`GOMP_parallel`), as many as torch
+would use; they take ranges of tasks off a shared counter, so a thread that is held up takes fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tracejit.codegen.native.builder import I1, I32, I64, PTR, Builder, Module, Type, Value, const
+
+SHARES = 4  # ranges a thread takes, about: the last ones even out what others held up
+RELEASE_NS = 20_000  # work for which Python's lock is given back
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`tasks` calls' worth of work in the function `body`. `grain`: tasks in a range at least, so
+    that one is worth a thread; as many as there are tasks: never shared out."""
+
+    body: str
+    tasks: int
+    grain: int
+
+
+def add_entry(
+    module: Module, name: str, pointers: int, phases: Sequence[Phase], work_ns: float
+) -> None:
+    """Define `@name`, a Python function (METH_FASTCALL) of `pointers` addresses.
+
+    `work_ns`: what the whole costs on one thread, estimated.
+    """
+    shared = [p for p in phases if p.grain < p.tasks]
+    for phase in shared:
+        _add_worker(module, name, pointers, phase)
+    builder = Builder(module)
+    builder.module.declare_global("_Py_NoneStruct", "external global i8")
+    arguments = Value("%args", PTR)
+    addresses = [_address(builder, arguments, k) for k in range(pointers)]
+    release = work_ns >= RELEASE_NS
+    state = builder.call("PyEval_SaveThread", PTR) if release else None
+    for phase in phases:
+        if phase in shared:
+            _share_out(builder, name, addresses, phase)
+        elif phase.tasks:
+            builder.call_void(phase.body, *addresses, const(I64, 0), const(I64, phase.tasks))
+    if state is not None:
+        builder.call_void("PyEval_RestoreThread", state)
+    none = Value("@_Py_NoneStruct", PTR)
+    builder.call_void("Py_IncRef", none)
+    builder.line(f"ret {none}")
+    head = f"define ptr @{name}(ptr %self, ptr %args, i64 %count) {{"
+    module.add(name, "\n".join([head, *builder.text(), "}"]))
+
+
+def _address(builder: Builder, arguments: Value, k: int) -> Value:
+    """Argument k, a Python integer, as a pointer."""
+    place = builder.gep(arguments, PTR, const(I64, k))
+    return builder.call("PyLong_AsVoidPtr", PTR, builder.load(place, PTR))
+
+
+def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase) -> None:
+    """Run a phase on as many threads as torch uses and the work is worth."""
+    ranges = -(-phase.tasks // phase.grain)
+    inside = builder.call("_ZN2at18in_parallel_regionEv", I1)
+    allowed = builder.call("_ZN2at15get_num_threadsEv", I32)
+    allowed = builder.select(inside, const(I32, 1), allowed)
+    threads = builder.intrinsic("llvm.smin", I32, allowed, const(I32, min(ranges, 1 << 20)))
+    alone, together, done = (builder.fresh(n) for n in ("alone", "together", "done"))
+    builder.branch(builder.icmp("slt", threads, const(I32, 2)), alone, together)
+    builder.label(alone)
+    builder.call_void(phase.body, *addresses, const(I64, 0), const(I64, phase.tasks))
+    builder.jump(done)
+    builder.label(together)
+    # {next task, tasks in a range, addresses …}
+    context = builder.alloca(I64, 2 + len(addresses), name="context")
+    builder.store(const(I64, 0), context)
+    shares = builder.mul(builder.cast("sext", threads, I64), const(I64, SHARES))
+    most = builder.binary("udiv", builder.add(const(I64, phase.tasks - 1), shares), shares)
+    grains = builder.binary(
+        "udiv", builder.add(most, const(I64, phase.grain - 1)), const(I64, phase.grain)
+    )
+    builder.store(
+        builder.mul(grains, const(I64, phase.grain)), builder.gep(context, I64, const(I64, 1))
+    )
+    for k, address in enumerate(addresses):
+        builder.store(address, builder.gep(context, I64, const(I64, 2 + k)))
+    worker = Value(f"@{name}.{phase.body}.worker", PTR)
+    builder.call_void("GOMP_parallel", worker, context, threads, const(I32, 0))
+    builder.jump(done)
+    builder.label(done)
+
+
+def _add_worker(module: Module, name: str, pointers: int, phase: Phase) -> None:
+    """What each thread runs: take a range of tasks, do it, until none is left."""
+    builder = Builder(module)
+    context = Value("%context", PTR)
+    size = builder.load(builder.gep(context, I64, const(I64, 1)), I64)
+    addresses = [
+        builder.load(builder.gep(context, I64, const(I64, 2 + k)), PTR) for k in range(pointers)
+    ]
+    tasks = const(I64, phase.tasks)
+    builder.jump("take")
+    builder.label("take")
+    begin = builder.let(I64, f"atomicrmw add {context}, {size} monotonic")
+    builder.branch(builder.icmp("slt", begin, tasks), "work", "end")
+    builder.label("work")
+    end = builder.intrinsic("llvm.smin", I64, builder.add(begin, size), tasks)
+    builder.call_void(phase.body, *addresses, begin, end)
+    builder.jump("take")
+    builder.label("end")
+    builder.line("ret void")
+    worker = f"{name}.{phase.body}.worker"
+    head = f"define internal void @{worker}(ptr %context) {{"
+    module.add(worker, "\n".join([head, *builder.text(), "}"]))
+
+
+def add_body(module: Module, name: str, names: Sequence[str], write: object) -> None:
+    """Define a phase's function: `write(builder, pointers, begin, end)` writes it."""
+    builder = Builder(module)
+    pointers = [Value(f"%{n}", PTR) for n in names]
+    begin, end = Value("%begin", I64), Value("%end", I64)
+    write(builder, pointers, begin, end)  # type: ignore[operator]
+    builder.line("ret void")
+    parameters = [f"ptr noalias %{n}" for n in names]
+    head = f"define internal void @{name}({', '.join([*parameters, str(begin), str(end)])}) {{"
+    module.add(name, "\n".join([head, *builder.text(), "}"]))
+
+
+__all__ = ["Phase", "Type", "add_body", "add_entry"]

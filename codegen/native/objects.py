@@ -1,0 +1,101 @@
+"""Object code from the text of native kernels, through LLVM: `compile_kernels(sources, target)`.
+
+Nothing but the level's instruction set enters the code, so it runs on every CPU of that level.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tracejit.codegen.parallel import each
+from tracejit.runtime import cpu, forks
+from tracejit.runtime.cpu import Level
+from tracejit.runtime.devices.native import UNDEFINED
+from tracejit.runtime.kernel import Binary, KernelSource
+
+OPTIMIZE = 2  # LLVM's -O level for the passes; code is vectorised already when it gets here
+_local = threading.local()
+
+
+class CannotCompile(RuntimeError):
+    """LLVM refused a kernel; the message has its words and the kernel's text."""
+
+
+def compile_kernels(sources: Sequence[KernelSource], target: str) -> Iterator[Binary]:
+    """Object code for each source, in order and as soon as it is there; several at a time. Raises
+    CannotCompile."""
+    yield from each(lambda source: compile_kernel(source, target), sources)
+
+
+def compile_kernel(source: KernelSource, target: str) -> Binary:
+    """Object code for one source. Raises CannotCompile."""
+    start = time.perf_counter()
+    level = cpu.level_of(target)
+    with forks.gate:
+        try:
+            code, _ = compile_text(source.text, level)
+        except RuntimeError as problem:
+            message = f"{source.name} for {target}: {problem}\n{source.text}"
+            raise CannotCompile(message) from problem
+    return Binary(
+        code=code,
+        kind="object",
+        metadata={"symbols": undefined(source.text)},
+        seconds=time.perf_counter() - start,
+    )
+
+
+def compile_text(text: str, level: Level, assembly: bool = False) -> tuple[bytes, str]:
+    """Object code of a module for a level, and its assembly if asked for, which takes as long
+    again. Raises RuntimeError for what LLVM refuses.
+    """
+    llvm = cpu.llvm()
+    machine = _machine(level)
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=OPTIMIZE)
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return machine.emit_object(module), machine.emit_assembly(module) if assembly else ""
+
+
+def _machine(level: Level) -> Any:
+    """LLVM's target machine for a level; one for each thread, since they are not to be shared."""
+    machines = _local.__dict__.setdefault("machines", {})
+    if level.name not in machines:
+        machines[level.name] = _new_machine(level)
+    return machines[level.name]
+
+
+def _new_machine(level: Level) -> Any:
+    llvm = cpu.llvm()
+    triple = f"{level.machine}-unknown-linux-gnu"
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=level.cpu, features=level.features, opt=2, reloc="pic", codemodel="small"
+    )
+
+
+def undefined(text: str) -> list[str]:
+    """Names of functions that a module's text declares and that are not LLVM's own: what the loader
+    must find in the process."""
+    names = re.findall(r"^declare [^@]*@([\w.]+)\(", text, re.MULTILINE)
+    return sorted({n for n in names if not n.startswith("llvm.")} | set(UNDEFINED))
+
+
+@functools.cache
+def _spill() -> re.Pattern[str]:
+    return re.compile(r"-byte (?:Folded )?Spill")
+
+
+def spilled(assembly: str) -> int:
+    """Registers that the assembly says were put on the stack for lack of room."""
+    return len(_spill().findall(assembly))

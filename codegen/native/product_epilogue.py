@@ -1,0 +1,70 @@
+"""What follows a matrix product, evaluated on a tile of sums while it is in the nearest cache, and
+stored: bias, activation, residual, whatever the nest says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tracejit.codegen.native.builder import I64, PTR, Builder, Type, Value, const, lanes_const
+from tracejit.codegen.native.product_frame import Frame, Side
+from tracejit.codegen.native.rows import digits
+from tracejit.fuse.index import Axis
+
+_TILE, _BATCH = Value("%tile", PTR), Value("%batch", I64)
+_LEFT, _RIGHT = Value("%left", I64), Value("%right", I64)
+_ROWS = Value("%rows", I64)
+
+
+def add_epilogue(frame: Frame, left: Side, right: Side) -> Callable[..., None]:
+    """Define the function that finishes a tile, `(buffers …, tile, batch, left panel, rows, right
+    panel)`; what writes a call of it. The tile's rows are as long as a right panel is wide."""
+    write = _Epilogue(frame, left, right).write
+    return frame.function("epilogue", (_TILE, _BATCH, _LEFT, _ROWS, _RIGHT), write)
+
+
+class _Epilogue:
+    def __init__(self, frame: Frame, left: Side, right: Side) -> None:
+        self.frame, self.left, self.right = frame, left, right
+
+    def write(self, b: Builder) -> None:
+        batch = self.frame.product.batch
+        shared = digits(b, _BATCH, batch) if batch else {}
+        above, row = self.left.place(b, _LEFT)
+        beside, column = self.right.place(b, _RIGHT)
+        axes = {**shared, **above, **beside}
+        if self.right.last == self.right.width:
+            self._rows(b, axes, row, column, part=False)
+            return
+        inside = const(I64, self.right.axis.size - self.right.width)
+        b.branch(b.icmp("sle", column, inside), "whole", "part")
+        for label in ("whole", "part"):
+            b.label(label)
+            self._rows(b, axes, row, column, part=label == "part")
+            b.jump("done")
+        b.label("done")
+
+    def _rows(
+        self, b: Builder, axes: dict[Axis, Value], row: Value, column: Value, part: bool
+    ) -> None:
+        frame, right = self.frame, self.right
+        elements = right.last if part else right.width
+        with b.loop(const(I64, 0), _ROWS, name="row") as i:
+            line = b.gep(_TILE, frame.element, b.mul(i, const(I64, right.width)))
+            here = {**axes, self.left.axis: b.add(row, i)}
+            for q in range(0, elements, frame.lanes):
+                mask = self._mask(elements - q)
+                at = {**here, right.axis: b.add(column, const(I64, q))}
+                aligned = frame.lanes if right.width % frame.lanes == 0 else 1
+                evaluator = frame.evaluator(b, at, right.axis, mask, aligned)
+                sums = b.load(b.gep(line, frame.element, const(I64, q)), frame.wide)
+                evaluator.bind(frame.product.total, sums)
+                for store in frame.nest.stores:
+                    evaluator.store(store)
+
+    def _mask(self, left: int) -> Value | None:
+        """The first `left` lanes; None for all."""
+        lanes = self.frame.lanes
+        if left >= lanes:
+            return None
+        return lanes_const(Type("i1", lanes), [k < left for k in range(lanes)])

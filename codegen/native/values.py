@@ -1,0 +1,319 @@
+"""Evaluates the expressions of a loop nest at one place of its loops, or on a vector of
+neighbouring places: one axis may be a vector's lanes. What is the same in all lanes is a scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tracejit.codegen.native import words
+from tracejit.codegen.native.builder import I1, I64, PTR, Builder, Type, Value, const, iota
+from tracejit.fuse.index import Atom, Axis, FloorDiv, Index, Indirect, Mod, reach
+from tracejit.fuse.loopnest import LoopNest, Store
+from tracejit.fuse.scalar import Load, Scalar
+from tracejit.ir.graph import Origin
+
+
+@dataclass(frozen=True)
+class Place:
+    """An integer that may differ between lanes: `base` + stride · lane, or (`lanes`) a vector."""
+
+    base: Value
+    stride: int = 0
+    lanes: Value | None = None
+
+    @property
+    def uniform(self) -> bool:
+        return self.stride == 0 and self.lanes is None
+
+
+@dataclass
+class Evaluator:
+    """`axes` gives each axis its value (i64; for `vector`, that of lane 0). `mask`: lanes that are
+    there at all; None for all of them. `aligned`: the vector axis's value is a multiple of this.
+
+    `running` computes a scan, which only the loop around it can.
+    """
+
+    builder: Builder
+    nest: LoopNest
+    pointers: Mapping[str, Value]
+    axes: Mapping[Axis, Value]
+    vector: Axis | None = None
+    lanes: int = 0
+    mask: Value | None = None
+    aligned: int = 1
+    bound: Mapping[int, Value] = field(default_factory=dict)
+    running: Callable[[Scalar, Value], Value] | None = None
+
+    def __post_init__(self) -> None:
+        self.known: dict[int, Value] = dict(self.bound)
+        self.places: dict[Index, Place] = {}
+
+    def bind(self, scalar: Scalar, value: Value) -> None:
+        """What an expression (a reduction, mostly) is worth here."""
+        self.known[scalar.key] = value
+
+    def value(self, scalar: Scalar) -> Value:
+        """The expression: a scalar if it is the same in all lanes, else a vector."""
+        stack = [scalar]
+        while stack:
+            last = stack[-1]
+            if last.key in self.known:
+                stack.pop()
+                continue
+            missing = [d for d in last.deps() if d.key not in self.known]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            self.known[last.key] = self._computed(last)
+        return self.known[scalar.key]
+
+    def wide(self, scalar: Scalar) -> Value:
+        """The expression, as a vector if there are lanes."""
+        return self.builder.splat(self.value(scalar), self.lanes)
+
+    def _computed(self, scalar: Scalar) -> Value:
+        self._comment(scalar)
+        b, op = self.builder, scalar.op
+        if op == "const":
+            return words.number(scalar.dtype, scalar.arg)
+        if op == "load":
+            return self._load(scalar)
+        if op == "index":
+            return self.integer(scalar.arg)
+        if op == "reduce":
+            raise AssertionError(f"{scalar} is used before it is reduced")
+        args = [self.known[a.key] for a in scalar.args]
+        if op == "scan":
+            assert self.running is not None
+            return self.running(scalar, args[0])
+        if op == "cast":
+            return words.cast(b, args[0], scalar.args[0].dtype, scalar.dtype)
+        if op == "bitcast":
+            return words.bitcast(b, args[0], scalar.dtype)
+        if any(a.type.lanes for a in args):
+            args = [
+                a if op == "where" and k == 0 else b.splat(a, self.lanes)
+                for k, a in enumerate(args)
+            ]
+        if op in ("idiv", "imod") and self.mask is not None and args[1].type.lanes:
+            args[1] = b.select(self.mask, args[1], const(args[1].type, 1))
+        return words.apply(b, op, scalar.args[-1].dtype, *args)
+
+    def _comment(self, scalar: Scalar) -> None:
+        """The user's line, where it differs from the one before."""
+        origin: Origin | None = self.nest.line_of.get(scalar.key)
+        if origin is not None and origin.file and origin != self.builder.place:
+            self.builder.place = origin
+            self.builder.comment(str(origin))
+
+    # Integers that are positions
+
+    def place(self, index: Index) -> Place:
+        """An index expression here."""
+        found = self.places.get(index)
+        if found is None:
+            found = self.places[index] = self._place(index)
+        return found
+
+    def _place(self, index: Index) -> Place:
+        b = self.builder
+        base, stride = const(I64, index.const), 0
+        vectors: list[Value] = []
+        kind = I64.kind if reach(index) >= 1 << 31 else "i32"
+        for atom, coefficient in index.terms:
+            part = self._atom(atom)
+            if part.lanes is not None:
+                wide = self._to_kind(part.lanes, kind)
+                vectors.append(self._times(wide, coefficient))
+                continue
+            base = self._plus(base, self._times(part.base, coefficient))
+            stride += part.stride * coefficient
+        if not vectors:
+            return Place(base, stride)
+        total = vectors[0]
+        for other in vectors[1:]:
+            total = b.add(total, other)
+        if stride:
+            total = b.add(total, iota(total.type, stride))
+        narrow = self._to_kind(base, kind)
+        return Place(base, 0, b.add(total, b.splat(narrow, self.lanes)))
+
+    def _to_kind(self, value: Value, kind: str) -> Value:
+        """An integer, not negative or in range, of another width."""
+        to = value.type.of(kind)
+        return self.builder.cast("trunc" if to.bits < value.type.bits else "sext", value, to)
+
+    def _times(self, value: Value, factor: int) -> Value:
+        if factor == 1:
+            return value
+        return self.builder.mul(value, const(value.type, factor))
+
+    def _plus(self, a: Value, b: Value) -> Value:
+        if a.text == "0":
+            return b
+        return a if b.text == "0" else self.builder.add(a, b)
+
+    def _atom(self, atom: Atom) -> Place:
+        if isinstance(atom, Axis):
+            return Place(self.axes[atom], 1 if atom == self.vector else 0)
+        if isinstance(atom, Indirect):
+            value = self.value(atom.scalar)
+            return Place(value, 0, value) if value.type.lanes else Place(value)
+        low, _ = atom.index.bounds()
+        lift = -(low // atom.divisor) if low < 0 else 0  # so that rounding down is rounding to zero
+        inner = self.place(atom.index + lift * atom.divisor)
+        whole = isinstance(atom, FloorDiv)
+        op = "udiv" if whole else "urem"
+        if inner.lanes is None and (inner.stride == 0 or self._together(atom)):
+            scalar = self.builder.binary(op, inner.base, const(I64, atom.divisor))
+            if whole:
+                return Place(self._plus(scalar, const(I64, -lift)))
+            return Place(scalar, inner.stride)
+        wide = self._as_value(inner, Type("i64" if reach(atom.index) >= 1 << 31 else "i32"))
+        found = self.builder.binary(op, wide, const(wide.type, atom.divisor))
+        if whole and lift:
+            found = self.builder.sub(found, const(wide.type, lift))
+        return Place(found, 0, found)
+
+    def _together(self, atom: FloorDiv | Mod) -> bool:
+        """Whether all lanes of a division have one quotient: neighbours, none across a multiple of
+        the divisor."""
+        if self.vector is None or atom.divisor % self.lanes or self.aligned % self.lanes:
+            return False
+        index = atom.index
+        if index.coefficient(self.vector) != 1 or index.const % self.lanes:
+            return False
+        others = [(a, c) for a, c in index.terms if a != self.vector]
+        return all(c % self.lanes == 0 for _, c in others)
+
+    def integer(self, index: Index) -> Value:
+        """A position as an i64, a vector if lanes differ."""
+        return self._as_value(self.place(index), I64)
+
+    def _as_value(self, place: Place, type: Type) -> Value:
+        """A position as an integer of this kind, a vector if lanes differ."""
+        b = self.builder
+        if place.lanes is not None:
+            return self._to_kind(place.lanes, type.kind)
+        base = self._to_kind(place.base, type.kind)
+        if not place.stride:
+            return base
+        wide = b.splat(base, self.lanes)
+        return b.add(wide, iota(wide.type, place.stride))
+
+    # Memory
+
+    def _load(self, scalar: Scalar) -> Value:
+        assert isinstance(scalar.arg, Load)
+        b, buffer = self.builder, scalar.arg.buffer
+        place = self.place(scalar.arg.index)
+        element = Type(words.memory_kind(scalar.dtype))
+        mask = self.known[scalar.args[0].key] if scalar.args else None
+        pointer = self.pointers[buffer]
+        if place.uniform:
+            loaded = self._load_one(pointer, place.base, element, mask)
+        elif place.lanes is None and place.stride == 1:
+            loaded = self.load_row(b.gep(pointer, element, place.base), element, mask)
+        else:
+            loaded = self._gather(pointer, place, element, mask)
+        return words.from_memory(b, loaded, scalar.dtype)
+
+    def _load_one(self, pointer: Value, base: Value, element: Type, mask: Value | None) -> Value:
+        """One element for all lanes; with a mask, of a zero of our own where none wants it."""
+        b = self.builder
+        address = b.gep(pointer, element, base)
+        if mask is None:
+            return b.load(address, element)
+        zero = const(element, 0)
+        spare = b.alloca(element, name="zero")
+        b.store(zero, spare)
+        some = mask
+        if mask.type.lanes:
+            some = b.intrinsic("llvm.vector.reduce.or", I1, mask, suffix=mask.type.suffix)
+        one = b.load(b.select(some, address, spare), element)
+        if not mask.type.lanes:
+            return one
+        return b.select(mask, b.splat(one, self.lanes), const(Type(element.kind, self.lanes), 0))
+
+    def _valid(self, mask: Value | None) -> Value | None:
+        """The lanes that are there and wanted, as a vector; None for all."""
+        if mask is None:
+            return self.mask
+        wide = self.builder.splat(mask, self.lanes)
+        return wide if self.mask is None else self.builder.binary("and", wide, self.mask)
+
+    def load_row(self, address: Value, element: Type, mask: Value | None) -> Value:
+        """Neighbouring elements."""
+        b, wide = self.builder, Type(element.kind, self.lanes)
+        valid = self._valid(mask)
+        if valid is None:
+            return b.load(address, wide)
+        align = const(Type("i32"), max(element.bits // 8, 1))
+        zeros = const(wide, 0)
+        name = f"{wide.suffix}.p0"
+        return b.intrinsic("llvm.masked.load", wide, address, align, valid, zeros, suffix=name)
+
+    def _addresses(self, pointer: Value, place: Place, element: Type) -> Value:
+        """The address of each lane's element."""
+        b = self.builder
+        if place.lanes is not None:
+            return b.gep(pointer, element, place.lanes)
+        first = b.gep(pointer, element, place.base)
+        return b.gep(first, element, iota(Type("i64", self.lanes), place.stride))
+
+    def _gather(self, pointer: Value, place: Place, element: Type, mask: Value | None) -> Value:
+        b, wide = self.builder, Type(element.kind, self.lanes)
+        addresses = self._addresses(pointer, place, element)
+        valid = self._valid(mask) or const(Type("i1", self.lanes), 1)
+        align = const(Type("i32"), max(element.bits // 8, 1))
+        name = f"{wide.suffix}.{addresses.type.suffix}"
+        zeros = const(wide, 0)
+        return b.intrinsic("llvm.masked.gather", wide, addresses, align, valid, zeros, suffix=name)
+
+    def store(self, store: Store) -> None:
+        """Write one store, where its mask and the lanes' hold."""
+        b = self.builder
+        for needed in store.needs:
+            self.value(needed)
+        value = words.to_memory(b, self.value(store.value))
+        mask = None if store.mask is None else self.value(store.mask)
+        place, pointer = self.place(store.index), self.pointers[store.buffer]
+        element = value.type.scalar
+        varies = value.type.lanes or not place.uniform or (mask is not None and mask.type.lanes)
+        if not varies:
+            address = b.gep(pointer, element, place.base)
+            if mask is None:
+                b.store(value, address)
+                return
+            with b.when(mask):
+                b.store(value, address)
+            return
+        value = b.splat(value, self.lanes)
+        valid = self._valid(mask)
+        if place.lanes is None and place.stride == 1:
+            self.store_row(value, b.gep(pointer, element, place.base), valid)
+            return
+        self._scatter(value, self._addresses(pointer, place, element), valid)
+
+    def store_row(self, value: Value, address: Value, valid: Value | None) -> None:
+        b = self.builder
+        if valid is None:
+            b.store(value, address)
+            return
+        align = const(Type("i32"), max(value.type.bits // 8, 1))
+        name = f"llvm.masked.store.{value.type.suffix}.p0"
+        b.call_void(name, value, address, align, valid)
+
+    def _scatter(self, value: Value, addresses: Value, valid: Value | None) -> None:
+        b = self.builder
+        valid = valid or const(Type("i1", self.lanes), 1)
+        align = const(Type("i32"), max(value.type.bits // 8, 1))
+        name = f"llvm.masked.scatter.{value.type.suffix}.{addresses.type.suffix}"
+        b.call_void(name, value, addresses, align, valid)
+
+
+__all__ = ["PTR", "Evaluator", "Place"]

@@ -1,0 +1,134 @@
+"""Runs native kernels: object code is loaded through LLVM and called with the tensors' addresses.
+
+A kernel is a Python function in machine code (codegen/native/entry.py), which costs a call about
+0.05 µs; the addresses cost more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tracejit.runtime import cpu
+from tracejit.runtime.devices.base import Launchable
+from tracejit.runtime.kernel import Binary, KernelSource
+
+METH_FASTCALL = 0x80
+# What every kernel needs of the process: Python's C interface, and torch's threads.
+UNDEFINED = ("PyLong_AsVoidPtr", "Py_IncRef", "_Py_NoneStruct")
+
+
+class Native:
+    """The device "native"."""
+
+    def load(self, source: KernelSource, binary: Binary | None) -> Launchable:
+        """The kernel from its object code. Raises ValueError without it, OSError for a function
+        that this process lacks."""
+        if binary is None:
+            raise ValueError(f"{source.name} has no object code for {source.target}")
+        if source.grid == 0:
+            return _nothing
+        run = entry(source.name, binary.code, tuple(binary.metadata["symbols"]))
+        names = [f"t{k}" for k in range(len(source.params))]
+        addresses = [f"{n}.data_ptr()" for n in names]
+        scratch = source.constants.get("scratch", 0)
+        if not scratch:
+            text = f"lambda {', '.join(names)}: run({', '.join(addresses)})"
+            launch: Launchable = eval(text, {"run": run})
+            return launch
+        text = f"lambda {', '.join(names)}: arena.using(run, {', '.join(addresses)})"
+        found: Launchable = eval(text, {"run": run, "arena": Arena(scratch)})
+        return found
+
+    def synchronize(self) -> None:
+        """A kernel is done when its call returns."""
+
+
+class Arena:
+    """Memory that a kernel needs while it runs, kept from call to call; as many pieces as calls at
+    once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.free: list[torch.Tensor] = []
+
+    def using(self, run: Callable[..., None], *addresses: int) -> None:
+        """Call with the address of a piece, aligned to 64 bytes, as the last argument."""
+        try:
+            piece = self.free.pop()  # one step, so that threads do not get the same
+        except IndexError:
+            piece = torch.empty(self.size, dtype=torch.uint8)
+        run(*addresses, piece.data_ptr())
+        self.free.append(piece)
+
+
+def _nothing(*tensors: torch.Tensor) -> None:
+    """A kernel without an iteration."""
+
+
+def entry(name: str, code: bytes, symbols: tuple[str, ...]) -> Callable[..., None]:
+    """The function `name` of an object file, as a Python function of addresses."""
+    llvm = cpu.llvm()
+    for symbol in symbols:
+        _provide(symbol)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), cpu.loading_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = engine.get_function_address(name)
+    if not address:
+        raise ValueError(f"the object code has no function {name}")
+    definition = _Definition(name.encode(), address, METH_FASTCALL, None)
+    function = _new_function()(ctypes.byref(definition), None, None)
+    _alive[id(function)] = (engine, definition, function)
+    return function  # type: ignore[no-any-return]
+
+
+_alive: dict[int, Any] = {}  # code that Python functions point into
+
+
+class _Definition(ctypes.Structure):
+    """Python's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("method", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+@functools.cache
+def _new_function() -> Any:
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    return make
+
+
+@functools.cache
+def _provide(symbol: str) -> None:
+    """Tell LLVM where a function of this process is. Raises OSError if it is nowhere."""
+    address = None
+    for library in _libraries():
+        try:
+            address = ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
+            break
+        except AttributeError:
+            continue
+    if address is None:
+        raise OSError(f"this process has no function {symbol}, which a kernel calls")
+    cpu.llvm().add_symbol(symbol, address)
+
+
+@functools.cache
+def _libraries() -> tuple[Any, ...]:
+    """Where functions are looked for: Python itself, torch's library and all that it loads (OpenMP,
+    SLEEF, the C library)."""
+    folder = Path(torch.__file__).parent / "lib"
+    found = sorted(folder.glob("libtorch_cpu.*"))
+    return (ctypes.pythonapi, *(ctypes.CDLL(str(path)) for path in found))
