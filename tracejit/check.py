@@ -16,6 +16,7 @@ from tracejit.codegen.triton.generate import generate
 from tracejit.compiler import kernel_nests
 from tracejit.fuse.execute import allocate
 from tracejit.fuse.finish import finish
+from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Alias, Program, RunKernel, Slot
 from tracejit.ir import passes
 from tracejit.ir.execute import run_node
@@ -65,6 +66,7 @@ def check_program(program: Program, eager: Env) -> list[Checked]:
     launchables = {
         name: devices.load(generate(nest, name, target="interpret"), None)
         for name, nest in kernel_nests(program).items()
+        if isinstance(nest, LoopNest)
     }
     slots = {slot.name: slot for slot in _slots(program)}
     found = []

@@ -17,6 +17,7 @@ import torch
 from tracejit.codegen import plan as plan_text
 from tracejit.codegen.generators import generator_for
 from tracejit.fuse import scalar
+from tracejit.fuse.attention import Attention, with_attention
 from tracejit.fuse.finish import finish
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Program, RunKernel
@@ -106,6 +107,8 @@ class Pipeline:
                 show(graph)
         with self.stage("schedule") as show:
             program = finish(graph)
+            if kind_of(self.target) == "native":
+                program = with_attention(program)
             show(Listing(program))
         with self.stage("kernels") as show:
             kernels = self.generate(program)
@@ -150,7 +153,7 @@ class Pipeline:
         self.history.append(Stage(name, seconds, lambda: str(made[0])))
 
 
-def kernel_nests(program: Program) -> dict[str, LoopNest]:
+def kernel_nests(program: Program) -> dict[str, LoopNest | Attention]:
     """The different loop nests of a program by name, in order of first use."""
     return {s.nest.name: s.nest for s in program.steps if isinstance(s, RunKernel)}
 

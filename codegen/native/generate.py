@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import re
 
+from tracejit.codegen.native.attention import generate_attention
 from tracejit.codegen.native.builder import Builder, Module, Value
 from tracejit.codegen.native.entry import Phase, add_body, add_entry
+from tracejit.codegen.native.product import generate_product
 from tracejit.codegen.native.rows import Rows
+from tracejit.codegen.native.source import heading, source
 from tracejit.codegen.native.split import add_split
 from tracejit.codegen.native.strategy import GRAIN_NS, Strategy, choose
+from tracejit.fuse.attention import Attention
 from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.product import as_product
 from tracejit.fuse.reductions import without_columns
 from tracejit.runtime.cpu import level_of
 from tracejit.runtime.kernel import KernelSource
 
 
 def generate(
-    nest: LoopNest, name: str, *, target: str, strategy: Strategy | None = None
+    nest: LoopNest | Attention, name: str, *, target: str, strategy: Strategy | None = None
 ) -> KernelSource:
     """The kernel called `name` for `nest` on `target` ("native:avx512").
 
@@ -28,8 +33,17 @@ def generate(
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"a kernel cannot be called {name!r}")
+    if isinstance(nest, Attention):
+        return generate_attention(nest, name, target)
+    product = as_product(nest) if strategy is None else None
+    if product is not None:
+        return generate_product(nest, product, name, target)
+    return _loops(without_columns(nest), name, target, strategy)
+
+
+def _loops(nest: LoopNest, name: str, target: str, strategy: Strategy | None) -> KernelSource:
+    """Loops over rows and columns, as they stand in the nest."""
     level = level_of(target)
-    nest = without_columns(nest)
     strategy = strategy or choose(nest, level)
     module = Module(heading(nest, name, target, strategy), level=level)
     pointers = [f"{b.name}_" for b in nest.buffers]
@@ -40,26 +54,6 @@ def generate(
     work_ns = sum(p.tasks for p in phases) * strategy.row_ns
     add_entry(module, name, len(pointers) + bool(scratch), phases, work_ns)
     return source(nest, name, target, module, str(strategy), scratch)
-
-
-def source(
-    nest: LoopNest, name: str, target: str, module: Module, strategy: str, scratch: int = 0
-) -> KernelSource:
-    """The kernel's source as data. `scratch`: bytes it needs while it runs."""
-    reads, writes = nest.bytes_moved()
-    return KernelSource(
-        name=name,
-        text=module.text(),
-        target=target,
-        params=tuple((b.name, b.dtype) for b in nest.buffers),
-        outputs=tuple(b.name for b in nest.buffers if b.written),
-        constants={"scratch": scratch} if scratch else {},
-        grid=1 if nest.rows else 0,
-        spans=tuple(b.span for b in nest.buffers),
-        reads=reads,
-        writes=writes,
-        strategy=strategy,
-    )
 
 
 def _whole(
@@ -77,10 +71,3 @@ def _whole(
     add_body(module, body, pointers, write)
     grain = max(int(GRAIN_NS / max(strategy.row_ns, 0.1)), 1)
     return Phase(body, rows.tasks, grain)
-
-
-def heading(nest: LoopNest, name: str, target: str, strategy: Strategy | str) -> tuple[str, ...]:
-    """The first lines of the text: the user's lines, the strategy, the nest."""
-    lines = [f"{name} for {target}: {strategy}"]
-    lines += [f"  {origin}" for origin in nest.origins if origin.file]
-    return (*lines, "", *str(nest).splitlines())

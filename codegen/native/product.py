@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from tracejit.codegen.native.builder import Module
 from tracejit.codegen.native.entry import add_entry
-from tracejit.codegen.native.generate import heading, source
 from tracejit.codegen.native.product_frame import Frame
 from tracejit.codegen.native.product_stream import Stream, streams
 from tracejit.codegen.native.product_tiles import FLOPS_NS, Tiles
+from tracejit.codegen.native.source import heading, source
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.product import Product
 from tracejit.runtime.cpu import level_of

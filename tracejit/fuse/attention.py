@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from tracejit.fuse.loopnest import Buffer, LoopNest
+from tracejit.fuse.loopnest import Buffer
 from tracejit.fuse.program import Alias, Program, Ref, RunExtern, RunKernel, Slot, Step, op_name
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Origin
@@ -237,4 +237,4 @@ def _kernel(
     kernel = known[key]
     tensors = [a.name for a in _arguments(*step.args, **step.kwargs)[:4] if a is not None]
     args = dict(zip(kernel.operands, [*tensors, step.outs[0].name], strict=True))
-    return RunKernel(cast(LoopNest, kernel), args, step.outs, (step.origin,))
+    return RunKernel(kernel, args, step.outs, (step.origin,))

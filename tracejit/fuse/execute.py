@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tracejit.fuse import attention
+from tracejit.fuse.attention import Attention
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -34,7 +36,11 @@ def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.
     for step in program.steps:
         if isinstance(step, RunKernel):
             env.update({s.name: allocate(s) for s in step.outs})
-            run_nest(step.nest, {buffer: env[name] for buffer, name in step.args.items()})
+            buffers = {buffer: env[name] for buffer, name in step.args.items()}
+            if isinstance(step.nest, Attention):
+                attention.run(step.nest, buffers)
+            else:
+                run_nest(step.nest, buffers)
         elif isinstance(step, RunExtern):
             env.update(_extern(step, env))
         elif isinstance(step, Alias):

@@ -5,10 +5,13 @@ read by codegen.plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.ir.graph import Origin, Size
+
+if TYPE_CHECKING:
+    from tracejit.fuse.attention import Attention
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class Ref:
 
 @dataclass(frozen=True)
 class RunKernel:
-    """Run a loop nest. `args` gives the tensor variable for each buffer of the nest; `outs` are
+    """Run a loop nest, or what stands in a nest's place. `args` gives the tensor variable for each buffer of the nest; `outs` are
     allocated first.
 
     Nests that are equal up to names are one object: one kernel is generated for them.
     """
 
-    nest: LoopNest
+    nest: LoopNest | Attention
     args: dict[str, str]
     outs: tuple[Slot, ...]
     origins: tuple[Origin, ...] = ()
