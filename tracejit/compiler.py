@@ -23,6 +23,8 @@ from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
 from tracejit.ir.graph import Graph, Value, map_values
+from tracejit.ir.layout import channels_last
+from tracejit.ir.products import open_products
 from tracejit.ir.split import split_reductions
 from tracejit.runtime import forks
 from tracejit.runtime.kernel import Binary, KernelSource
@@ -117,8 +119,15 @@ class Pipeline:
 
     def passes(self) -> list[tuple[str, passes.Pass]]:
         """The graph passes for the target, in order."""
-        on_gpu = [("split reductions", split_reductions)] if is_gpu(self.target) else []
-        return [*passes.default_passes(), *on_gpu]
+        own: list[tuple[str, passes.Pass]] = []
+        if is_gpu(self.target):
+            own = [("split reductions", split_reductions)]
+        elif kind_of(self.target) == "native":
+            own = [
+                ("channels last", channels_last),
+                ("products", functools.partial(open_products, wanted=lambda s: s.dtype == "f32")),
+            ]
+        return [*passes.default_passes(), *own]
 
     def generate(self, program: Program) -> dict[str, KernelSource]:
         """The source of each different nest, by name."""

@@ -25,6 +25,7 @@ from tracejit.fuse.lower import (
 from tracejit.fuse.scalar import in_order
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
+from tracejit.ir.products import PRODUCTS
 from tracejit.ops.table import Kind
 
 HEAVY_BYTES = 8
@@ -72,6 +73,9 @@ def partition(graph: Graph, forced: set[Value], as_extern: set[int]) -> Partitio
     for value in wanted:
         part.needed.add(in_memory(value, part.memory))
     part.memory |= part.needed
+    for node in graph.nodes:
+        if is_product(node):  # each element of a factor is read often
+            part.memory.update(in_memory(_uncast(v), part.memory) for v in _factors(node))
     users = _users_through_views(graph, kinds)
     for node in graph.nodes:
         if kinds[id(node)] not in FUSABLE:
@@ -85,6 +89,24 @@ def partition(graph: Graph, forced: set[Value], as_extern: set[int]) -> Partitio
         if kinds[id(node)] is not Kind.EXTERN:
             part.roots += [v for v in node.outputs if v in part.memory and numel(v.sizes) != 0]
     return part
+
+
+def is_product(node: Node) -> bool:
+    """Whether the node is the sum of a matrix product's terms (ir.products)."""
+    return node.part_of in PRODUCTS and kind_of(node) is Kind.REDUCTION
+
+
+def _factors(node: Node) -> tuple[Value, ...]:
+    """The factors of a product's sum, before they were given more dims."""
+    terms = node.inputs[0].node
+    assert terms is not None
+    return tuple(v.node.inputs[0] for v in terms.inputs if v.node is not None)
+
+
+def _uncast(value: Value) -> Value:
+    """What a value was before it was widened."""
+    node = value.node
+    return node.inputs[0] if node is not None and node.op == "aten._to_copy" else value
 
 
 def in_memory(value: Value, memory: Container[Value]) -> Value:

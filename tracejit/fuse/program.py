@@ -34,8 +34,8 @@ class Ref:
 
 @dataclass(frozen=True)
 class RunKernel:
-    """Run a loop nest, or what stands in a nest's place. `args` gives the tensor variable for each buffer of the nest; `outs` are
-    allocated first.
+    """Run a loop nest, or what stands in a nest's place. `args` gives the tensor variable for each
+    buffer of the nest; `outs` are allocated first.
 
     Nests that are equal up to names are one object: one kernel is generated for them.
     """

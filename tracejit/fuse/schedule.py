@@ -25,9 +25,10 @@ from tracejit.fuse.lower import (
     reduced_dims,
     view_base,
 )
-from tracejit.fuse.partition import LAUNCH_BYTES, Partition, partition
+from tracejit.fuse.partition import LAUNCH_BYTES, Partition, is_product, partition
+from tracejit.fuse.product import as_product
 from tracejit.fuse.program import Decision, Made, op_name
-from tracejit.fuse.scalar import Load
+from tracejit.fuse.scalar import Load, in_order
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
 from tracejit.ir.passes import is_effect
@@ -173,11 +174,16 @@ class Fuser:
                 refusal = str(why)
             else:
                 moved = cost(nest)
+                refusal = _breaks_product(roots, nest)
                 saved = first.cost + second.cost - moved + LAUNCH_BYTES
-                refusal = self._too_big(nest, body) or (
-                    None
-                    if saved > 0
-                    else f"one kernel would move {-saved} bytes more than a launch is worth"
+                refusal = (
+                    refusal
+                    or self._too_big(nest, body)
+                    or (
+                        None
+                        if saved > 0
+                        else f"one kernel would move {-saved} bytes more than a launch is worth"
+                    )
                 )
         if refusal is not None:
             self.decisions.append(Decision(between, False, refusal))
@@ -288,6 +294,19 @@ class Fuser:
                     stack.append((current, True))
                     stack.extend((s, False) for s in self._sources(current) if id(s) not in done)
         return ordered
+
+
+def _breaks_product(roots: tuple[Value, ...], nest: LoopNest) -> str | None:
+    """Why a kernel with a matrix product must not be more than that; None if it may be."""
+    if not any(v.node is not None and is_product(v.node) for v in roots):
+        return None
+    product = as_product(nest)
+    if product is None:
+        return "a matrix product is a kernel of its own, with what follows it element by element"
+    factors = in_order((product.left, product.right))
+    if any(s.op not in ("load", "cast") for s in factors):
+        return "the factors of a matrix product are computed before it, once"
+    return None
 
 
 def _made(value: Value) -> Made:

@@ -1,0 +1,98 @@
+"""Matrix products as sums of products, which the native generator recognises (fuse.product) and
+fuses with what follows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tracejit.ir.dtypes import HALVES, TORCH
+from tracejit.ir.graph import Graph, Node, Value
+from tracejit.ir.rewrite import Builder, Result, rewrite
+
+# Op -> places of the bias and of the two factors among its arguments.
+PRODUCTS: dict[str, tuple[int | None, int, int]] = {
+    "aten.mm": (None, 0, 1),
+    "aten.bmm": (None, 0, 1),
+    "aten.addmm": (0, 1, 2),
+    "aten.baddbmm": (0, 1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One product, `batch` times [m, k] by [k, n], of a dtype."""
+
+    dtype: str
+    batch: int
+    m: int
+    n: int
+    k: int
+
+
+def sizes_of(node: Node) -> Sizes | None:
+    """The product that a node is; None if it is none, or empty, or not of floats."""
+    places = PRODUCTS.get(node.op)
+    if places is None:
+        return None
+    left, right = (node.args[k] for k in places[1:])
+    assert isinstance(left, Value) and isinstance(right, Value)
+    if left.dtype not in ("f32", "f64", *HALVES) or right.dtype != left.dtype:
+        return None
+    sizes = (*left.sizes, *right.sizes)
+    if not all(isinstance(n, int) for n in sizes) or 0 in sizes or left.sizes[-1] == 1:
+        return None
+    batch = left.sizes[0] if len(left.sizes) == 3 else 1
+    return Sizes(left.dtype, batch, left.sizes[-2], right.sizes[-1], left.sizes[-1])
+
+
+def open_products(graph: Graph, wanted: Callable[[Sizes], bool]) -> Graph:
+    """The graph with each product that is `wanted` as a sum; halves are multiplied and added up in
+    f32, and rounded once."""
+
+    def rule(builder: Builder, node: Node) -> Result:
+        sizes = sizes_of(node)
+        return _opened(builder, node) if sizes is not None and wanted(sizes) else None
+
+    return rewrite(graph, rule)
+
+
+def _opened(builder: Builder, node: Node) -> Value:
+    bias, *factors = (None if k is None else node.args[k] for k in PRODUCTS[node.op])
+    kept = factors[0].dtype  # type: ignore[union-attr]
+    wide = "f32" if kept in HALVES else kept
+
+    def widened(value: object) -> Value:
+        assert isinstance(value, Value)
+        if value.dtype == wide:
+            return value
+        found: Value = builder("aten._to_copy", value, dtype=TORCH[wide])
+        return found
+
+    left, right = (widened(f) for f in factors)
+    dims = len(left.sizes)
+    terms = builder(
+        "aten.mul.Tensor",
+        builder("aten.unsqueeze", left, dims),
+        builder("aten.unsqueeze", right, dims - 2),
+    )
+    total: Value = builder("aten.sum.dim_IntList", terms, (dims - 1,))
+    if isinstance(bias, Value):
+        total = _with_bias(builder, total, widened(bias), node)
+    if wide != kept:
+        total = builder("aten._to_copy", total, dtype=TORCH[kept])
+    return total
+
+
+def _with_bias(builder: Builder, total: Value, bias: Value, node: Node) -> Value:
+    """beta·bias + alpha·total; a beta of 0 leaves the bias out, whatever it holds."""
+    beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+    if alpha != 1:
+        total = builder("aten.mul.Tensor", total, alpha)
+    if beta == 0:
+        return total
+    if beta != 1:
+        bias = builder("aten.mul.Tensor", bias, beta)
+    found: Value = builder("aten.add.Tensor", total, bias)
+    return found
