@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OLDEST = (0, 44)  # llvmlite from which on it has all that is used here
+OLDEST = (0, 45)  # llvmlite from which on it has all that is used here
 
 
 @dataclass(frozen=True)

@@ -418,3 +418,38 @@ def variable_functions() -> type:
     """
     found: type = torch._C._VariableFunctionsClass  # type: ignore[attr-defined]
     return found
+
+
+@functools.cache
+def _llvm_function(name: str) -> Callable[..., Any]:
+    """`llvmlite.binding.ffi.lib.…._cfn` (llvmlite 0.45 … 0.50): a function of LLVM without the lock
+    that llvmlite holds around each. Where modules have contexts of their own, LLVM needs none.
+
+    Without it: the locked function is returned, and kernels are compiled one at a time.
+    """
+    from llvmlite.binding import ffi
+
+    locked = getattr(ffi.lib, name)
+    return getattr(locked, "_cfn", locked)  # type: ignore[no-any-return]
+
+
+def run_llvm_passes(manager: Any, module: Any, passes: Any) -> None:
+    """`manager.run(module, passes)` of llvmlite without its lock; see `_llvm_function`."""
+    _llvm_function("LLVMPY_RunNewModulePassManager")(manager, module, passes)
+
+
+def emit_llvm_object(machine: Any, module: Any) -> bytes:
+    """`machine.emit_object(module)` of llvmlite without its lock; see `_llvm_function`."""
+    from ctypes import string_at
+
+    from llvmlite.binding import ffi
+
+    with ffi.OutputString() as problem:
+        buffer = _llvm_function("LLVMPY_TargetMachineEmitToMemory")(machine, module, 1, problem)
+        if not buffer:
+            raise RuntimeError(str(problem))
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)

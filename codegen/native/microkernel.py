@@ -36,7 +36,6 @@ from tracejit.runtime.cpu import Level
 
 # Rows and vectors of columns: rows·vectors accumulators, `vectors` of B and an element of A fit.
 _SHAPES: dict[str, tuple[int, int]] = {"avx512": (14, 2), "avx2": (6, 2), "neon": (8, 3)}
-UNROLL = 2  # steps of k in the loop's body; more only costs registers for addresses
 
 
 def tile_shape(level: Level, kind: str = "float") -> tuple[int, int]:
@@ -74,39 +73,26 @@ class _Tile:
     def text(self, name: str) -> str:
         b = self.builder
         sums = [b.slot(const(self.wide, 0), "sum") for _ in range(self.rows * self.vectors)]
-        whole = b.binary("and", self.k, const(I64, -UNROLL))
-        with b.loop(const(I64, 0), whole, UNROLL, "p") as p:
-            self._steps(sums, p, UNROLL)
-        with b.loop(whole, self.k, 1, "p") as p:
-            self._steps(sums, p, 1)
+        with b.loop(const(I64, 0), self.k, 1, "p") as p:
+            self._step(sums, p)
         self._finish([s.get() for s in sums])
         b.line("ret void")
         arguments = (self.a, self.a_row, self.a_k, self.b, self.b_k)
         spelled = ", ".join(map(str, (*arguments, self.c, self.c_row, self.k, self.more)))
         return "\n".join([f"define internal void @{name}({spelled}) {{", *b.text(), "}"])
 
-    def _steps(self, sums: Sequence[Slot], first: Value, steps: int) -> None:
-        """`steps` steps of k: a row of B's panel times one element of each of A's rows."""
-        b = self.builder
-        held = [s.get() for s in sums]
-        element = self.wide.scalar
-        column = b.gep(self.a, element, b.mul(first, self.a_k))
-        row = b.gep(self.b, element, b.mul(first, self.b_k))
-        for step in range(steps):
-            ours = [
-                b.load(b.gep(row, element, self._lane(v)), self.wide) for v in range(self.vectors)
-            ]
-            for i in range(self.rows):
-                one = b.load(b.gep(column, element, self._times(self.a_row, i)), element)
-                left = b.splat(one, self.wide.lanes)
-                for v in range(self.vectors):
-                    place = i * self.vectors + v
-                    held[place] = b.fma(left, ours[v], held[place])
-            if step + 1 < steps:
-                column = b.gep(column, element, self.a_k)
-                row = b.gep(row, element, self.b_k)
-        for slot, value in zip(sums, held, strict=True):
-            slot.set(value)
+    def _step(self, sums: Sequence[Slot], p: Value) -> None:
+        """One step of k: a row of B's panel times one element of each of A's rows."""
+        b, element = self.builder, self.wide.scalar
+        column = b.gep(self.a, element, b.mul(p, self.a_k))
+        row = b.gep(self.b, element, b.mul(p, self.b_k))
+        ours = [b.load(b.gep(row, element, self._lane(v)), self.wide) for v in range(self.vectors)]
+        for i in range(self.rows):
+            one = b.load(b.gep(column, element, self._times(self.a_row, i)), element)
+            left = b.splat(one, self.wide.lanes)
+            for v in range(self.vectors):
+                place = sums[i * self.vectors + v]
+                place.set(b.fma(left, ours[v], place.get()))
 
     def _finish(self, sums: Sequence[Value]) -> None:
         """Put the tile into C, or add it."""

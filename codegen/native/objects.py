@@ -13,12 +13,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tracejit.codegen.parallel import each
-from tracejit.runtime import cpu, forks
+from tracejit.runtime import cpu, forks, private
 from tracejit.runtime.cpu import Level
 from tracejit.runtime.devices.native import UNDEFINED
 from tracejit.runtime.kernel import Binary, KernelSource
 
 OPTIMIZE = 2  # LLVM's -O level for the passes; code is vectorised already when it gets here
+# Characters of text from which on the generator has unrolled the loops itself (tiles of products,
+# attention): all of -O2 takes 40 ms there, few passes 7, and the kernels are as fast. Short kernels
+# lose up to 20 % without the rest (loop-invariant code).
+LONG = 50_000
 _local = threading.local()
 
 
@@ -56,7 +60,7 @@ def compile_text(text: str, level: Level, assembly: bool = False) -> tuple[bytes
     """
     llvm = cpu.llvm()
     machine = _machine(level)
-    module = llvm.parse_assembly(text)
+    module = llvm.parse_assembly(text, llvm.create_context())  # threads share no context
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
@@ -64,8 +68,23 @@ def compile_text(text: str, level: Level, assembly: bool = False) -> tuple[bytes
     options.loop_vectorization = options.slp_vectorization = False
     options.loop_unrolling = False
     passes = llvm.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
-    return machine.emit_object(module), machine.emit_assembly(module) if assembly else ""
+    manager = _few_passes(llvm) if len(text) > LONG else passes.getModulePassManager()
+    private.run_llvm_passes(manager, module, passes)
+    code = private.emit_llvm_object(machine, module)
+    return code, machine.emit_assembly(module) if assembly else ""
+
+
+def _few_passes(llvm: Any) -> Any:
+    """What straight-line text needs: calls inlined, slots in registers, strides that every call
+    of a tile gives alike as constants of its addresses."""
+    manager = llvm.create_new_module_pass_manager()
+    manager.add_always_inliner_pass()
+    manager.add_global_dead_code_eliminate_pass()
+    manager.add_sroa_pass()
+    manager.add_ipsccp_pass()
+    manager.add_instruction_combine_pass()
+    manager.add_simplify_cfg_pass()
+    return manager
 
 
 def _machine(level: Level) -> Any:

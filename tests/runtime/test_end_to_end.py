@@ -235,7 +235,7 @@ def test_auto_on_the_cpu_is_native() -> None:
 
 LACKING = {
     "no llvmlite": ("llvm_version", lambda: "", "need llvmlite: pip install 'tracejit"),
-    "an old llvmlite": ("llvm_version", lambda: "0.41.1", "llvmlite 0.44 or later, not 0.41.1"),
+    "an old llvmlite": ("llvm_version", lambda: "0.41.1", "llvmlite 0.45 or later, not 0.41.1"),
     "an old CPU": ("host_levels", lambda: (), "need a CPU with avx512, avx2, neon"),
 }
 

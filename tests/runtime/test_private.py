@@ -4,12 +4,14 @@ behind it."""
 from __future__ import annotations
 
 import re
+import types
 from pathlib import Path
 
+import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tracejit.runtime import ambient, private
+from tracejit.runtime import ambient, cpu, private
 from tracejit.runtime.externs import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,3 +76,15 @@ def test_composite_ops() -> None:
     assert not private.is_composite(resolve("aten.mm")) and not private.is_composite(
         resolve("aten.add.Tensor")
     )
+
+
+def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    ffi = pytest.importorskip("llvmlite.binding.ffi")
+    llvm = cpu.llvm()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    module = llvm.parse_assembly("define i32 @one() {\n ret i32 1\n}", llvm.create_context())
+    assert private.emit_llvm_object(machine, module) == machine.emit_object(module)
+    find = private._llvm_function.__wrapped__
+    assert find("LLVMPY_ContextCreate") is not ffi.lib.LLVMPY_ContextCreate
+    monkeypatch.setattr(ffi, "lib", types.SimpleNamespace(LLVMPY_Other=max))  # has no _cfn
+    assert find("LLVMPY_Other") is max

@@ -84,7 +84,7 @@ PACKAGES = (
     Package("triton", "3.6", "", "the language of the kernels"),
     Package("sympy", "1.13.3", "", "the language of sizes"),
     Package("numpy", "1.26", "cpu", "backend='interpret'"),
-    Package("llvmlite", "0.44", "cpu", "the native CPU generator"),
+    Package("llvmlite", "0.45", "cpu", "the native CPU generator"),
     Package("click", "8.1", "cli", "this command"),
     Package("rich", "13", "cli", "its tables"),
     Package("matplotlib", "3.8", "bench", "the plot of tracejit bench", tried=False),
