@@ -39,12 +39,13 @@ from tracejit.runtime.files import (
     renamed,
     write_atomically,
 )
-from tracejit.runtime.upkeep import DAMAGED, HITS, KINDS, File, Leftover
+from tracejit.runtime.upkeep import DAMAGED, HITS, HOSTS, KINDS, File, Leftover
 
 __all__ = [
     "DAMAGED",
     "FORMAT",
     "HITS",
+    "HOSTS",
     "KINDS",
     "Damaged",
     "File",

@@ -17,6 +17,7 @@ from tracejit.runtime.files import HOST, Writer, writer_of
 
 KINDS = ("kernels", "plans", "records")
 HITS, DAMAGED = "hits", "damaged"
+HOSTS = "hosts"  # what was measured on a machine; small, and left when entries are removed
 _DAY = 86400.0
 _SKEW = 3600.0  # seconds by which the clock of a file server may differ from ours
 
@@ -80,7 +81,7 @@ def _walk(root: str, prefix: str) -> Iterator[tuple[str, str]]:
 
 def leftovers(directory: Path) -> Iterator[Leftover]:
     """Temporary files beside the files they become, and claims."""
-    for folder in (*KINDS, DAMAGED):
+    for folder in (*KINDS, HOSTS, DAMAGED):
         for path, _ in _walk(f"{directory}/{folder}", ""):
             writer = writer_of(os.path.basename(path))
             if writer is not None:

@@ -123,9 +123,12 @@ class Pipeline:
         if is_gpu(self.target):
             own = [("split reductions", split_reductions)]
         elif kind_of(self.target) == "native":
+            from tracejit.codegen.native.providers import provider
+
+            choose = functools.partial(provider, target=self.target)
             own = [
                 ("channels last", channels_last),
-                ("products", functools.partial(open_products, wanted=lambda s: s.dtype == "f32")),
+                ("products", functools.partial(open_products, choose=choose)),
             ]
         return [*passes.default_passes(), *own]
 

@@ -36,7 +36,7 @@ def generate_attention(nest: Attention, name: str, target: str) -> KernelSource:
     elif attention_pairs.suits(nest, level):
         kind = Halves
     phases, constants, strategy = kind(module, nest, level, factor, added).write(work_ns)
-    add_entry(module, name, len(nest.operands) + len(constants), phases, work_ns)
+    add_entry(module, name, len(nest.operands), phases, work_ns, bool(constants))
     read, written = nest.bytes_moved()
     return KernelSource(
         name,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracejit.codegen.native.builder import I1, I32, I64, PTR, Builder, Module, Type, Value, const
+from tracejit.runtime.devices.native import TENSOR_ADDRESS
 
 SHARES = 4  # ranges a thread takes, about: the last ones even out what others held up
 RELEASE_NS = 20_000  # work for which Python's lock is given back
@@ -31,19 +32,30 @@ class Phase:
 
 
 def add_entry(
-    module: Module, name: str, pointers: int, phases: Sequence[Phase], work_ns: float
+    module: Module,
+    name: str,
+    tensors: int,
+    phases: Sequence[Phase],
+    work_ns: float,
+    scratch: bool = False,
 ) -> None:
-    """Define `@name`, a Python function (METH_FASTCALL) of `pointers` addresses.
+    """Define `@name`, a Python function (METH_FASTCALL) of so many tensors and, with `scratch`, an
+    address. Phases' functions get the addresses of all.
 
     `work_ns`: what the whole costs on one thread, estimated.
     """
+    pointers = tensors + scratch
     shared = [p for p in phases if p.grain < p.tasks]
     for phase in shared:
         _add_worker(module, name, pointers, phase)
     builder = Builder(module)
     builder.module.declare_global("_Py_NoneStruct", "external global i8")
     arguments = Value("%args", PTR)
-    addresses = [_address(builder, arguments, k) for k in range(pointers)]
+    convert = [TENSOR_ADDRESS] * tensors + ["PyLong_AsVoidPtr"] * scratch
+    addresses = [
+        builder.call(function, PTR, builder.load(builder.gep(arguments, PTR, const(I64, k)), PTR))
+        for k, function in enumerate(convert)
+    ]
     release = work_ns >= RELEASE_NS
     state = builder.call("PyEval_SaveThread", PTR) if release else None
     for phase in phases:
@@ -58,12 +70,6 @@ def add_entry(
     builder.line(f"ret {none}")
     head = f"define ptr @{name}(ptr %self, ptr %args, i64 %count) {{"
     module.add(name, "\n".join([head, *builder.text(), "}"]))
-
-
-def _address(builder: Builder, arguments: Value, k: int) -> Value:
-    """Argument k, a Python integer, as a pointer."""
-    place = builder.gep(arguments, PTR, const(I64, k))
-    return builder.call("PyLong_AsVoidPtr", PTR, builder.load(place, PTR))
 
 
 def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase) -> None:

@@ -52,7 +52,7 @@ def _loops(nest: LoopNest, name: str, target: str, strategy: Strategy | None) ->
     else:
         scratch, phases = 0, [_whole(module, nest, strategy, name, pointers)]
     work_ns = sum(p.tasks for p in phases) * strategy.row_ns
-    add_entry(module, name, len(pointers) + bool(scratch), phases, work_ns)
+    add_entry(module, name, len(pointers), phases, work_ns, bool(scratch))
     return source(nest, name, target, module, str(strategy), scratch)
 
 

@@ -28,6 +28,6 @@ def generate_product(nest: LoopNest, product: Product, name: str, target: str) -
     schedule = Stream(frame) if streams(product) else Tiles(frame)
     module.comment = heading(nest, name, target, str(schedule))
     phases = schedule.write()
-    pointers = len(nest.buffers) + bool(schedule.scratch)
-    add_entry(module, name, pointers, phases, product.flops / FLOPS_NS)
+    work_ns = product.flops / FLOPS_NS
+    add_entry(module, name, len(nest.buffers), phases, work_ns, bool(schedule.scratch))
     return source(nest, name, target, module, str(schedule), schedule.scratch)

@@ -73,7 +73,7 @@ def apply(write: Writer, level: str, lanes: int, *args: torch.Tensor) -> torch.T
     code, _ = compile_text(source, cpu.LEVELS[level])
     result = torch.empty_like(padded[0])
     run = entry("kernel", code, tuple(undefined(source)))
-    run(*(t.data_ptr() for t in (*padded, result)))
+    run(*padded, result)
     return result[:size]
 
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 import tracejit
 from tracejit.api import dispatcher_of
+from tracejit.codegen.native import providers
 from tracejit.ir.layout import channels_last, channels_last_strides
-from tracejit.ir.products import open_products
+from tracejit.ir.products import GENERATED, LIBRARY, ONEDNN, Sizes, open_products
 from tracejit.ir.text import parse
 from tracejit.ir.verify import verify
 from tracejit.runtime import cpu
@@ -171,9 +172,34 @@ def test_products_that_are_not_wanted_stay() -> None:
   v0: f32[4, 6] = aten.mm(x, w)
   return v0"""
     graph = parse(text)
-    assert open_products(graph, lambda sizes: sizes.m > 4) is graph
-    opened = open_products(
-        graph, lambda sizes: (sizes.batch, sizes.m, sizes.n, sizes.k) == (1, 4, 6, 5)
-    )
+    assert open_products(graph, lambda sizes: LIBRARY) is graph
+    asked = []
+    opened = open_products(graph, lambda sizes: asked.append(sizes) or GENERATED)
+    assert asked == [Sizes("f32", 1, 4, 6, 5)]
     verify(opened)
     assert [n.op for n in opened.nodes][-1] == "aten.sum.dim_IntList"
+
+
+WEIGHT_T, BIAS = rand(6, 5).T, rand(6)
+TO_ONEDNN = {
+    "mm": (torch.mm, (rand(4, 5), WEIGHT_T)),
+    "addmm": (torch.addmm, (BIAS, rand(4, 5), WEIGHT_T)),
+    "bf16": (F.linear, (rand(4, 5).bfloat16(), rand(6, 5).bfloat16(), BIAS.bfloat16())),
+    "rows in steps": (torch.mm, (rand(8, 10)[::2, ::2], rand(5, 6))),
+}
+NOT_TO_ONEDNN = {
+    "batched": (torch.bmm, (rand(2, 4, 5), rand(2, 5, 6))),
+    "bias of a matrix": (torch.addmm, (rand(4, 6), rand(4, 5), WEIGHT_T)),
+    "alpha": (lambda b, x, w: torch.addmm(b, x, w, alpha=2), (BIAS, rand(4, 5), WEIGHT_T)),
+}
+
+
+@pytest.mark.parametrize("name", [*TO_ONEDNN, *NOT_TO_ONEDNN])
+def test_products_by_onednn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "provider", lambda sizes, target: ONEDNN)
+    function, args = (TO_ONEDNN | NOT_TO_ONEDNN)[name]
+    compiled = tracejit.compile(function)
+    for _ in range(2):
+        torch.testing.assert_close(compiled(*args), function(*args), check_stride=True)
+    ops = str(tracejit.explain(compiled))
+    assert ("_linear_pointwise" in ops) == (name in TO_ONEDNN)

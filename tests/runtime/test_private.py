@@ -3,6 +3,7 @@ behind it."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 import types
 from pathlib import Path
@@ -32,6 +33,17 @@ def test_nothing_else_reaches_behind_the_fence() -> None:
 def test_allocation() -> None:
     made = private.empty_strided_cpu()((2, 3), (1, 2), torch.float16)
     assert made.size() == (2, 3) and made.stride() == (1, 2) and made.dtype is torch.float16
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_addresses_of_tensors(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not there:
+        monkeypatch.setattr(private, "_guards_function", lambda name: None)
+    private.tensor_address.cache_clear()
+    address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(private.tensor_address())
+    private.tensor_address.cache_clear()
+    for tensor in (torch.ones(4)[2:], torch.nn.Parameter(torch.ones(3))):
+        assert address(tensor) == tensor.data_ptr()
 
 
 def test_reinterpreted_memory() -> None:
@@ -86,5 +98,6 @@ def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert private.emit_llvm_object(machine, module) == machine.emit_object(module)
     find = private._llvm_function.__wrapped__
     assert find("LLVMPY_ContextCreate") is not ffi.lib.LLVMPY_ContextCreate
+    del module  # with the library that it came from
     monkeypatch.setattr(ffi, "lib", types.SimpleNamespace(LLVMPY_Other=max))  # has no _cfn
     assert find("LLVMPY_Other") is max

@@ -1,5 +1,5 @@
-"""Matrix products as sums of products, which the native generator recognises (fuse.product) and
-fuses with what follows them.
+"""Matrix products by provider: as sums of products, which the native generator recognises
+(fuse.product) and fuses with what follows them; as calls of oneDNN; or as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tracejit.ir.dtypes import HALVES, TORCH
 from tracejit.ir.graph import Graph, Node, Value
 from tracejit.ir.rewrite import Builder, Result, rewrite
+
+GENERATED, LIBRARY, ONEDNN = "generated", "aten", "onednn"
 
 # Op -> places of the bias and of the two factors among its arguments.
 PRODUCTS: dict[str, tuple[int | None, int, int]] = {
@@ -47,15 +49,39 @@ def sizes_of(node: Node) -> Sizes | None:
     return Sizes(left.dtype, batch, left.sizes[-2], right.sizes[-1], left.sizes[-1])
 
 
-def open_products(graph: Graph, wanted: Callable[[Sizes], bool]) -> Graph:
-    """The graph with each product that is `wanted` as a sum; halves are multiplied and added up in
-    f32, and rounded once."""
+def open_products(graph: Graph, choose: Callable[[Sizes], str]) -> Graph:
+    """The graph with each product as the provider that is chosen for it takes it.
+
+    GENERATED is a sum; halves are multiplied and added up in f32, and rounded once. ONEDNN is
+    `mkldnn._linear_pointwise` (also `Inductor's choice for linear layers
+    <https://github.com/pytorch/pytorch/blob/main/torch/_inductor/fx_passes/mkldnn_fusion.py>`_),
+    for products of two matrices, with a bias of one row or none. All others stay calls of ATen.
+    """
 
     def rule(builder: Builder, node: Node) -> Result:
         sizes = sizes_of(node)
-        return _opened(builder, node) if sizes is not None and wanted(sizes) else None
+        way = LIBRARY if sizes is None else choose(sizes)
+        if way == GENERATED:
+            return _opened(builder, node)
+        return _linear(builder, node) if way == ONEDNN else None
 
     return rewrite(graph, rule)
+
+
+def _linear(builder: Builder, node: Node) -> Value | None:
+    """The product by oneDNN, which takes the right factor's transpose; None if it does not fit."""
+    bias, left, right = (None if k is None else node.args[k] for k in PRODUCTS[node.op])
+    assert isinstance(left, Value) and isinstance(right, Value)
+    out = node.out
+    if len(left.sizes) != 2 or (node.kwargs.get("alpha", 1), node.kwargs.get("beta", 1)) != (1, 1):
+        return None
+    if isinstance(bias, Value) and bias.sizes != (out.sizes[1],):
+        return None
+    weight = builder("aten.permute", right, (1, 0))
+    meta = [(out.dtype, out.sizes)]
+    strides = [(out.sizes[1], 1)]
+    args = (left, weight, bias, "none", (), "")
+    return builder.add("mkldnn._linear_pointwise", args, {}, meta, strides)[0]
 
 
 def _opened(builder: Builder, node: Node) -> Value:

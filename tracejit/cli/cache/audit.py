@@ -13,7 +13,7 @@ from typing import Any
 
 from tracejit.cli.cache.index import Entry, Index
 from tracejit.cli.cache.removal import Extra, Removal
-from tracejit.runtime.store import DAMAGED, Damaged, Item, OtherFormat, Store, digest
+from tracejit.runtime.store import DAMAGED, HOSTS, Damaged, Item, OtherFormat, Store, digest
 
 # What a finding is called -> whether it is a fault.
 FAULTS: dict[str, bool] = {
@@ -131,6 +131,11 @@ def leftovers(store: Store) -> list[Extra]:
 def set_aside(store: Store) -> list[Extra]:
     """Files that were found damaged and moved away."""
     return [Extra(file.path, file.bytes, "found damaged before") for file in store.files(DAMAGED)]
+
+
+def measured(store: Store) -> list[Extra]:
+    """Times measured on the machines that use the cache."""
+    return [Extra(file.path, file.bytes, "times of a machine") for file in store.files(HOSTS)]
 
 
 def fix(index: Index, found: list[Finding]) -> list[tuple[Finding, str]]:

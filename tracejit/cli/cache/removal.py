@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracejit.cli.cache.index import Entry, Id, Index
-from tracejit.runtime.store import DAMAGED, KINDS
+from tracejit.runtime.store import DAMAGED, HOSTS, KINDS
 
 MOST_NAMED = 4  # files named for each reason
 _WITH_PLAN = "its plan goes"
@@ -97,7 +97,8 @@ class Removal:
         for entry in sorted(self.entries, key=lambda e: -KINDS.index(e.kind)):
             with contextlib.suppress(OSError):
                 freed += store.remove(entry.kind, entry.key)
-        aside = [x.path for x in self.extras if store.directory / DAMAGED in x.path.parents]
+        ours = {store.directory / DAMAGED, store.directory / HOSTS}
+        aside = [x.path for x in self.extras if ours & set(x.path.parents)]
         for path in aside:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tracejit.cli.cache.audit import dangling, leftovers, set_aside
+from tracejit.cli.cache.audit import dangling, leftovers, measured, set_aside
 from tracejit.cli.cache.filters import chosen
 from tracejit.cli.cache.index import DAMAGED, OK, Entry, Index
 from tracejit.cli.cache.removal import Removal
@@ -89,7 +89,7 @@ def everything(index: Index, model: str | None) -> Removal:
     options = {} if model is None else {"model": model}
     _take(removal, chosen(index, 0.0, **options), "all of it" if model is None else "of the model")
     if model is None:
-        removal.add([*leftovers(index.store), *set_aside(index.store)])
+        removal.add([*leftovers(index.store), *set_aside(index.store), *measured(index.store)])
     return removal
 
 

@@ -1,0 +1,139 @@
+"""Who computes a matrix product: measured once for a machine, kept in the cache, chosen by time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tracejit.cli.cache.commands import cache
+from tracejit.codegen.native import providers
+from tracejit.ir.products import GENERATED, LIBRARY, ONEDNN, Sizes
+from tracejit.runtime import cpu
+from tracejit.runtime.errors import CacheWarning
+
+pytestmark = pytest.mark.skipif(bool(cpu.lacking()), reason=cpu.lacking() or "native kernels")
+TARGET = f"native:{cpu.host_levels()[0]}" if cpu.host_levels() else ""
+OTHER = next((f"native:{name}" for name in cpu.LEVELS if name not in cpu.host_levels()), "")
+
+
+class Clock:
+    """Stands for the measurement; remembers for which products it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Sizes] = []
+
+    def __call__(self, sizes: Sizes, target: str) -> providers.Times:
+        self.asked.append(sizes)
+        return {LIBRARY: 1.0, GENERATED: 2.0}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, fresh_cache: Path) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(providers, "_known", {})
+    monkeypatch.setattr(providers, "_measure", found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ({LIBRARY: 10.0, GENERATED: 9.0, ONEDNN: 11.0}, GENERATED),
+        ({LIBRARY: 10.0, GENERATED: 10.9, ONEDNN: 11.0}, GENERATED),  # within the margin
+        ({LIBRARY: 10.0, GENERATED: 11.1, ONEDNN: 11.0}, LIBRARY),
+        ({LIBRARY: 10.0, GENERATED: 11.1, ONEDNN: 9.0}, ONEDNN),
+        ({LIBRARY: 10.0, GENERATED: 11.0}, GENERATED),
+    ],
+)
+def test_the_quickest_is_chosen(times: providers.Times, chosen: str) -> None:
+    assert providers.best(times) == chosen
+
+
+def test_large_products_get_no_margin(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = {LIBRARY: 10.0, GENERATED: 10.5}
+    monkeypatch.setattr(providers, "_measure", lambda sizes, target: near)
+    assert providers.provider(Sizes("f32", 1, 100, 64, 64), TARGET) == GENERATED
+    assert providers.provider(Sizes("f32", 1, 1000, 64, 64), TARGET) == LIBRARY
+
+
+def test_each_class_is_measured_once(clock: Clock) -> None:
+    for sizes in (
+        Sizes("f32", 1, 1, 10, 20),
+        Sizes("f32", 1, 1, 4000, 20),
+        Sizes("f32", 1, 5, 10, 20),
+        Sizes("f32", 1, 32, 10, 20),
+        Sizes("bf16", 1, 32, 10, 20),
+        Sizes("f32", 3, 32, 10, 20),
+        Sizes("f32", 7, 1, 10, 20),
+        Sizes("f32", 1, 200, 10, 20),
+        Sizes("f32", 1, 257, 10, 20),
+        Sizes("f32", 1, 10**6, 10, 20),
+    ):
+        assert providers.provider(sizes, TARGET) == LIBRARY
+    rows = [(s.dtype, s.batch, s.m) for s in clock.asked]
+    f32 = [(1, 1), (1, 8), (8, 112), (1, 112), (1, 504)]
+    assert sorted(rows) == sorted([("bf16", 1, 8), *(("f32", *pair) for pair in f32)])
+
+
+def test_times_are_kept(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, others = Sizes("f32", 1, 1, 8, 8), Sizes("f32", 1, 8, 8, 8)
+    providers.times(some, TARGET)
+    providers.times(others, TARGET)
+    monkeypatch.setattr(providers, "_known", {})  # as in another process
+    assert providers.times(some, TARGET) == providers.times(others, TARGET)
+    assert len(clock.asked) == 2
+
+
+def test_more_threads_are_another_machine(clock: Clock) -> None:
+    sizes, before = Sizes("f32", 1, 1, 8, 8), torch.get_num_threads()
+    providers.times(sizes, TARGET)
+    torch.set_num_threads(before + 1)
+    try:
+        providers.times(sizes, TARGET)
+    finally:
+        torch.set_num_threads(before)
+    assert len(clock.asked) == 2
+
+
+def test_a_damaged_file_is_measured_again(
+    clock: Clock, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = Sizes("f32", 1, 1, 8, 8)
+    providers.times(sizes, TARGET)
+    (path,) = (p for p in (fresh_cache / "hosts").rglob("*") if p.is_file())
+    path.write_bytes(path.read_bytes()[:-3])
+    monkeypatch.setattr(providers, "_known", {})
+    with pytest.warns(CacheWarning):
+        assert providers.times(sizes, TARGET) == {LIBRARY: 1.0, GENERATED: 2.0}
+    assert len(clock.asked) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "f16"])
+def test_measured_for_real(dtype: str, batch: int, fresh_cache: Path) -> None:
+    """Every provider that can do it has a time, also in a mode of this thread."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        times = providers.times(Sizes(dtype, batch, 3, 8, 8), TARGET)
+    assert {LIBRARY, GENERATED} <= times.keys() <= {LIBRARY, GENERATED, ONEDNN}
+    assert all(0 < value < 1e6 for value in times.values())
+    assert providers.provider(Sizes(dtype, batch, 3, 8, 8), TARGET) in times
+
+
+@pytest.mark.skipif(not OTHER, reason="this machine has every level")
+def test_nothing_is_measured_for_another_machine(clock: Clock) -> None:
+    assert providers.provider(Sizes("f32", 1, 8, 8, 8), OTHER) == GENERATED
+    assert providers.provider(Sizes("bf16", 1, 8, 8, 8), OTHER) == LIBRARY
+    assert not clock.asked
+
+
+@pytest.mark.parametrize(("words", "left"), [("prune", 1), ("clear --yes", 0)])
+def test_only_clearing_removes_times(
+    words: str, left: int, clock: Clock, fresh_cache: Path
+) -> None:
+    providers.times(Sizes("f32", 1, 1, 8, 8), TARGET)
+    done = CliRunner().invoke(cache, [*words.split(), "--dir", str(fresh_cache)])
+    assert done.exit_code == 0, done.output
+    assert len(list((fresh_cache / "hosts").iterdir())) == left
