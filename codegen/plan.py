@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results
+from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results, span
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -36,8 +36,9 @@ from tracejit.fuse.program import (
     RunKernel,
     Slot,
 )
-from tracejit.ir.dtypes import NAME, TORCH
+from tracejit.ir.dtypes import NAME, TORCH, itemsize
 from tracejit.ir.graph import Origin
+from tracejit.runtime import hugepages
 from tracejit.runtime.externs import resolve
 
 # Names that runtime.plan binds, beside kernels and library calls: a variable of that name gets
@@ -51,6 +52,7 @@ RESERVED = frozenset(
         "tensors",
         "copied",
         "copy_",
+        "on_huge_pages",
         "expect",
         "check_index",
         "inf",
@@ -227,7 +229,9 @@ class _Writer:
         if donor is None:
             allocator = self.names.allocator(slot.device)
             dtype = self.names.constant("dtype", slot.dtype)
-            self.line(f"{name} = {allocator}({slot.sizes}, {slot.strides}, {dtype})")
+            fresh = f"{allocator}({slot.sizes}, {slot.strides}, {dtype})"
+            large = slot.device == "cpu" and span(slot) * itemsize(slot.dtype) >= hugepages.FROM
+            self.line(f"{name} = on_huge_pages({fresh})" if large else f"{name} = {fresh}")
             return
         old, free = self.slots[donor], self.use(donor)
         if (old.sizes, old.strides) == (slot.sizes, slot.strides):

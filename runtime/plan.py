@@ -19,6 +19,7 @@ import torch
 
 from tracejit.runtime import private
 from tracejit.runtime.externs import fastest
+from tracejit.runtime.hugepages import on_huge_pages
 from tracejit.runtime.reasons import Reason
 
 Tensors = tuple[torch.Tensor, ...]
@@ -240,6 +241,7 @@ HELPERS: dict[str, Any] = {
     "tensors": tensors,
     "copied": copied,
     "copy_": torch.Tensor.copy_,
+    "on_huge_pages": on_huge_pages,
     "expect": expect,
     "check_index": check_index,
     "inf": math.inf,

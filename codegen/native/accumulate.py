@@ -2,7 +2,8 @@
 
 A long sum of floats is cut into blocks whose totals are added up (a cascade of two levels), so that
 its error grows with the square root of its length at most, as that of eager's cascade sum does
-(N. Higham, "The accuracy of floating point summation", 1993).
+(N. Higham, "The accuracy of floating point summation", 1993). Where there are many blocks, those of
+f32 are added up in f64: their number is no longer seen in the error.
 """
 
 from __future__ import annotations
@@ -49,26 +50,30 @@ class Accumulator(Protocol):
         ...
 
 
-def accumulator(b: Builder, scalar: Scalar, lanes: int, column: Index) -> Accumulator:
-    """A fresh one for a `reduce` expression. `column`: position among the elements of a row."""
+def accumulator(b: Builder, scalar: Scalar, lanes: int, column: Index, wide: bool) -> Accumulator:
+    """A fresh one for a `reduce` expression. `column`: position among the elements of a row.
+    `wide`: sums of f32 are put together in f64."""
     if REDUCTIONS[scalar.arg] is None:
         return First(b, scalar, lanes, column)
-    return Total(b, scalar, lanes)
+    return Total(b, scalar, lanes, wide)
 
 
-def part_types(scalar: Scalar) -> list[Type]:
+def part_types(scalar: Scalar, wide: bool) -> list[Type]:
     """The types of an accumulator's parts, lane by lane."""
-    dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
-    kinds = [Type(words.memory_kind(dtype))]
+    kinds = [Type(words.memory_kind(_part_dtype(scalar, wide)))]
     return [*kinds, I64] if REDUCTIONS[scalar.arg] is None else kinds
 
 
-def finished(b: Builder, scalar: Scalar, parts: list[Value]) -> Value:
+def _part_dtype(scalar: Scalar, wide: bool) -> str:
+    dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
+    return "f64" if wide and (scalar.arg, dtype) == ("sum", "f32") else dtype
+
+
+def finished(b: Builder, scalar: Scalar, parts: list[Value], wide: bool) -> Value:
     """The reduction's value from its parts."""
     if REDUCTIONS[scalar.arg] is None:
         return parts[1]
-    dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
-    return words.cast(b, parts[0], dtype, scalar.dtype)
+    return words.cast(b, parts[0], _part_dtype(scalar, wide), scalar.dtype)
 
 
 def _element(b: Builder, scalar: Scalar, dtype: str, at: Evaluator, lanes: int) -> Value:
@@ -88,27 +93,33 @@ class Total:
     b: Builder
     scalar: Scalar
     lanes: int
+    wide: bool
 
     def __post_init__(self) -> None:
         self.dtype = reduced_as(self.scalar.arg, self.scalar.args[0].dtype)
+        self.whole = _part_dtype(self.scalar, self.wide)
         self.word = REDUCTIONS[self.scalar.arg] or ""
         unit = words.number(self.dtype, identity(self.scalar.arg, self.dtype))
         self.unit = self.b.splat(unit, self.lanes)
         self.partial = self.b.slot(self.unit, f"partial_{self.scalar.arg}")
         self.total: Slot | None = None
         if self.scalar.arg == "sum" and self.dtype in FLOATS:
-            self.total = self.b.slot(self.unit, "total")
+            zero = self.b.splat(words.number(self.whole, 0.0), self.lanes)
+            self.total = self.b.slot(zero, "total")
 
     def combine(self, left: Value, right: Value) -> Value:
-        return words.apply(self.b, self.word, self.dtype, left, right)
+        """Two parts as one."""
+        return words.apply(self.b, self.word, self.whole, left, right)
 
     def add(self, at: Evaluator) -> None:
         element = _element(self.b, self.scalar, self.dtype, at, self.lanes)
-        self.partial.set(self.combine(self.partial.get(), element))
+        partial = self.partial.get()
+        self.partial.set(words.apply(self.b, self.word, self.dtype, partial, element))
 
     def fold(self) -> None:
         if self.total is not None:
-            self.total.set(self.combine(self.total.get(), self.partial.get()))
+            partial = words.cast(self.b, self.partial.get(), self.dtype, self.whole)
+            self.total.set(self.combine(self.total.get(), partial))
             self.partial.set(self.unit)
 
     def parts(self) -> list[Value]:

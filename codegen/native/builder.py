@@ -6,6 +6,7 @@ lines stand as comments beside them. It is also several times quicker to make.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,14 +106,25 @@ def bits_const(type: Type, pattern: int) -> Value:
 
 
 def float_text(kind: str, number: float) -> str:
-    """LLVM's exact hexadecimal spelling of a number in a float kind."""
+    """LLVM's exact hexadecimal spelling of a number in a float kind, rounded to nearest even; what
+    is too large is infinite."""
     if kind == "half":
-        return f"0xH{struct.unpack('<H', struct.pack('<e', number))[0]:04X}"
-    if kind == "bfloat":
-        return f"0xR{struct.unpack('<I', struct.pack('<f', number))[0] >> 16:04X}"
-    if kind == "float":
+        bits = struct.unpack("<H", struct.pack("<e", _fitting(number, 65520.0)))[0]
+        return f"0xH{bits:04X}"
+    if kind in ("float", "bfloat"):
+        number = _fitting(number, 2.0**128 - 2.0**103)
+        bits = struct.unpack("<I", struct.pack("<f", number))[0]
+        if kind == "bfloat":  # a NaN's bits must not be carried into an infinity's
+            odd = bits >> 16 & 1
+            upper = bits >> 16 if number != number else (bits + 0x7FFF + odd) >> 16
+            return f"0xR{upper:04X}"
         number = struct.unpack("<f", struct.pack("<f", number))[0]
     return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
+
+
+def _fitting(number: float, limit: float) -> float:
+    """The number; infinity from the first one on that is rounded to it."""
+    return math.copysign(math.inf, number) if abs(number) >= limit else number
 
 
 def lanes_const(type: Type, numbers: Sequence[bool | int | float]) -> Value:
@@ -317,6 +329,12 @@ class Builder:
 
     def store(self, value: Value, pointer: Value, align: int = 0) -> None:
         self.line(f"store {value}, {pointer}, align {align or max(value.type.bits // 8, 1)}")
+
+    def prefetch(self, pointer: Value, ahead: int) -> None:
+        """Fetch the cache line `ahead` bytes on into all caches; it need not be mapped."""
+        place = self.gep(pointer, Type("i8"), const(I64, ahead))
+        read, all_caches, data = (const(I32, n) for n in (0, 3, 1))
+        self.call_void("llvm.prefetch.p0", place, read, all_caches, data)
 
     def alloca(self, type: Type, count: int = 1, align: int = 64, name: str = "m") -> Value:
         """Memory of this call, in the entry block."""

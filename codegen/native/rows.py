@@ -25,8 +25,13 @@ from tracejit.fuse.scalar import Load, Scalar, in_order
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import numel
 
-CASCADE = 64  # steps after which a sum's partial result is put aside
-BLOCK = 32
+# Steps of one chain of a sum of floats, and up to how many there is one chain only. Errors of the
+# chains of many lanes even out; where each lane is a row, they do not.
+BLOCK, CASCADE = 32, 64
+FEW = 16
+# Elements of a row above which chains are put together in f64: where lanes are added up, and where
+# each is a row, which has as many totals of its own.
+WIDE_ACROSS, WIDE_ROWS = 128, 512
 MOST_KEPT = 1 << 16  # bytes of row buffers, on the thread's stack
 MakeEvaluator = Callable[..., Evaluator]
 
@@ -134,6 +139,7 @@ class Rows:
         self.column = linear(
             [Index.of(a) for a in nest.reduction], [a.size for a in nest.reduction]
         )
+        self.wide = nest.columns > (WIDE_ACROSS if self.along_columns else WIDE_ROWS)
         self.outer = [a for a in nest.parallel if a != self.vector]
         self.blocks = 1
         if self.vector is not None and not self.vector.reduce:
@@ -191,7 +197,10 @@ class Rows:
             given = {"vector": vector, "lanes": place.lanes, "mask": place.mask, **change}
             axes = {**place.axes, **more}
             aligned = self.strategy.lanes or 1
-            return Evaluator(b, self.nest, pointers, axes, bound=known, aligned=aligned, **given)
+            ahead = self.strategy.ahead
+            return Evaluator(
+                b, self.nest, pointers, axes, bound=known, aligned=aligned, ahead=ahead, **given
+            )
 
         return make
 
@@ -203,7 +212,7 @@ class Rows:
             make = self.evaluator(b, pointers, place, known)
             for now in self.passes:
                 for scalar, parts in Walk(self, b, make, now, buffers, place.lanes).run().items():
-                    known[scalar.key] = finished(b, scalar, parts)
+                    known[scalar.key] = finished(b, scalar, parts, self.wide)
             here = make({})
             for store in self.last:
                 here.store(store)
@@ -252,8 +261,8 @@ class Walk:
         return dict(zip(self.now.reduces, (a.across() for a in whole), strict=True))
 
     def _accumulators(self, lanes: int) -> list[Accumulator]:
-        column = self.rows.column
-        return [accumulator(self.b, s, lanes, column) for s in self.now.reduces]
+        rows = self.rows
+        return [accumulator(self.b, s, lanes, rows.column, rows.wide) for s in self.now.reduces]
 
     def _loops(
         self, order: Sequence[Axis], at: dict[Axis, Value], first: tuple[Value, Value] | None
@@ -268,9 +277,10 @@ class Walk:
             self._across(at, first)
             return
         start, stop = first or (const(I64, 0), const(I64, axis.size))
-        if not inner and not across and axis.size > CASCADE and self._folds:
-            with b.loop(start, stop, BLOCK, f"{axis}_block") as block:
-                end = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, BLOCK)), stop)
+        if not inner and not across and axis.size > FEW and self._folds:
+            size = BLOCK if self.rows.wide else FEW
+            with b.loop(start, stop, size, f"{axis}_block") as block:
+                end = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, size)), stop)
                 with b.loop(block, end, name=str(axis)) as value:
                     self._step({**at, axis: value}, self.main, {})
                 self._fold()

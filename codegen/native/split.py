@@ -78,7 +78,7 @@ class Split:
         self.size = 0
         for now in self.rows.passes:
             for scalar in now.reduces:
-                self.rooms[scalar.key] = [self._room(t) for t in part_types(scalar)]
+                self.rooms[scalar.key] = [self._room(t) for t in part_types(scalar, self.rows.wide)]
 
     def _room(self, type: Type) -> Room:
         each = -(-self.padded * type.bits // 8 // 64) * 64
@@ -104,7 +104,7 @@ class Split:
                 parts = [
                     self._load(b, scratch, place, r, const(I64, r.final), scalar) for r in rooms
                 ]
-                known[scalar.key] = finished(b, scalar, parts)
+                known[scalar.key] = finished(b, scalar, parts, self.rows.wide)
         return known
 
     def chunk(self, b: Builder, pointers: list[Value], begin: Value, end: Value, now: Pass) -> None:
@@ -155,7 +155,7 @@ class Split:
         self, b: Builder, scratch: Value, place: Place, scalar: Scalar, final: bool
     ) -> Value:
         rooms = self.rooms[scalar.key]
-        total = accumulator(b, scalar, place.lanes, self.rows.column)
+        total = accumulator(b, scalar, place.lanes, self.rows.column, self.rows.wide)
         with b.loop(const(I64, 0), const(I64, self.chunks), name="chunk") as chunk:
             parts = []
             for room in rooms:
@@ -166,7 +166,7 @@ class Split:
         for room, part in zip(rooms, parts, strict=True):
             if not final:
                 self._store(b, scratch, place, room, const(I64, room.final), part)
-        return finished(b, scalar, parts)
+        return finished(b, scalar, parts, self.rows.wide)
 
     def _address(
         self, b: Builder, scratch: Value, place: Place, room: Room, offset: Value

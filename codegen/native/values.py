@@ -32,6 +32,7 @@ class Place:
 class Evaluator:
     """`axes` gives each axis its value (i64; for `vector`, that of lane 0). `mask`: lanes that are
     there at all; None for all of them. `aligned`: the vector axis's value is a multiple of this.
+    `ahead`: bytes by which loads of neighbours fetch what comes next.
 
     `running` computes a scan, which only the loop around it can.
     """
@@ -44,6 +45,7 @@ class Evaluator:
     lanes: int = 0
     mask: Value | None = None
     aligned: int = 1
+    ahead: int = 0
     bound: Mapping[int, Value] = field(default_factory=dict)
     running: Callable[[Scalar, Value], Value] | None = None
 
@@ -251,6 +253,8 @@ class Evaluator:
         b, wide = self.builder, Type(element.kind, self.lanes)
         valid = self._valid(mask)
         if valid is None:
+            if self.ahead:
+                b.prefetch(address, self.ahead)
             return b.load(address, wide)
         align = const(Type("i32"), max(element.bits // 8, 1))
         zeros = const(wide, 0)

@@ -1,4 +1,5 @@
-"""Every word of the vocabulary has a rule, and gives eager's numbers on the interpreter."""
+"""Every word of the vocabulary has a rule, and gives eager's numbers on the interpreter and in
+native code."""
 
 from __future__ import annotations
 
@@ -52,6 +53,11 @@ INEXACT = frozenset(
 CASES = [
     (word, dtype) for word in PLAIN for kind in VOCABULARY[word].takes for dtype in KINDS[kind]
 ]
+
+
+@pytest.fixture
+def nests(each):
+    return each
 
 
 def values(dtype: str) -> torch.Tensor:
@@ -137,6 +143,9 @@ def test_word(nests, word: str, dtype: str) -> None:
     nest = nests.nest([i], {"out": (i, make(word, *loads))})
     inputs = dict(zip(names, tensors, strict=True))
     ours, want = nests.run(nest, inputs)["out"], nests.expect(nest, inputs)["out"]
+    if (word, dtype) == ("fmod", "f32") and nests.target != "interpret":
+        # Exact; eager's vectors lose it where the quotient is long.
+        want = torch.fmod(*(t.double() for t in tensors)).float()
     if word in INEXACT:
         two_ulp = 2 * torch.finfo(ours.dtype).eps
         torch.testing.assert_close(ours, want, rtol=two_ulp, atol=1e-44, equal_nan=True)

@@ -1,4 +1,5 @@
-"""Hand-built loop nests, and running them on the interpreter and on the reference."""
+"""Hand-built loop nests, and running them: Triton kernels on the interpreter, native ones at each
+level of this machine, and on the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 
-from tracejit.codegen.triton.generate import generate
+from tracejit.codegen.native import generate as native
+from tracejit.codegen.native import strategy as native_strategy
+from tracejit.codegen.native.objects import compile_kernel
+from tracejit.codegen.triton import generate as triton
 from tracejit.codegen.triton.strategy import Strategy
 from tracejit.fuse import reference
 from tracejit.fuse.index import Axis, Index, Indirect
@@ -15,13 +19,50 @@ from tracejit.fuse.loopnest import Buffer, LoopNest, Store, roots_of
 from tracejit.fuse.scalar import Load, Scalar, in_order, make
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Origin
-from tracejit.runtime import devices
+from tracejit.runtime import cpu, devices
 
 Tensors = dict[str, torch.Tensor]
 
 
+# Triton's ways through a nest with reductions: held whole, several rows at once; a row at a time;
+# and in chunks that do and do not divide the columns.
+STRATEGIES = {
+    "rows": Strategy("persistent", 4, 128),
+    "row": Strategy("persistent", 1, 128),
+    "chunks": Strategy("looped", 4, 16),
+    "row-chunks": Strategy("looped", 1, 32),
+    "wide-chunks": Strategy("looped", 2, 256),
+}
+
+
+def native_way(nest: LoopNest, how: str, level: cpu.Level) -> native_strategy.Strategy | None:
+    """The native counterpart: lanes along a parallel or a reduction axis, several registers at
+    once, rows split; None where the nest has no such way."""
+    body = list(nest.body())
+    wanted = "rows" in how or how == "chunks" or how == "blocks"
+    axes = [a for a in native_strategy.candidates(nest) if a.reduce != wanted]
+    if how == "chosen" or not axes:
+        return None
+    vector = axes[0]
+    narrow = level.lanes(native_strategy.element_bits(body, nest, vector))
+    scans = any(s.op == "scan" for s in body)
+    wide = how == "wide-chunks" and vector.size >= 2 * narrow and not scans
+    lanes = 2 * narrow if wide else narrow
+    chunk = 0
+    if "chunks" in how and not scans:
+        first = nest.reduction[0] if nest.reduction else None
+        unit = lanes if first == vector else 1
+        chunk = unit * max(1, first.size // (3 * unit)) if first else 0
+        chunk = chunk if first and chunk * 2 <= first.size else 0
+    block = 0 if vector.reduce else lanes
+    return native_strategy.Strategy(vector, lanes, narrow, block, chunk, 100.0)
+
+
 class Nests:
-    """Shorthand for tests."""
+    """Shorthand for tests. `target`: where `run` runs."""
+
+    def __init__(self, target: str = "interpret") -> None:
+        self.target = target
 
     @staticmethod
     def axes(**sizes: int) -> tuple[Index, ...]:
@@ -73,14 +114,19 @@ class Nests:
         plain = tuple(a for index in axes for a in index.axes())
         return LoopNest("nest", plain, tuple(found.values()), tuple(written), origins, line_of)
 
-    @staticmethod
-    def run(nest: LoopNest, inputs: Tensors, strategy: Strategy | None = None) -> Tensors:
-        """The outputs of the generated kernel under the interpreter, as flat tensors."""
-        strategy = (
-            strategy if nest.reduction or (strategy and strategy.kind == "pointwise") else None
-        )
-        kernel = devices.load(generate(nest, "kernel", target="interpret", strategy=strategy))
-        return Nests._on(kernel, nest, inputs)
+    def run(self, nest: LoopNest, inputs: Tensors, how: str = "chosen") -> Tensors:
+        """The outputs of the generated kernel, as flat tensors."""
+        return self._on(self.kernel(nest, "kernel", how), nest, inputs)
+
+    def kernel(self, nest: LoopNest, name: str, how: str = "chosen") -> devices.Launchable:
+        """The kernel of that name, generated `how`, ready to be called."""
+        if self.target == "interpret":
+            way = Strategy("pointwise", 32) if how == "blocks" else STRATEGIES.get(how)
+            way = way if nest.reduction or how == "blocks" else None
+            return devices.load(triton.generate(nest, name, target="interpret", strategy=way))
+        strategy = native_way(nest, how, cpu.level_of(self.target))
+        source = native.generate(nest, name, target=self.target, strategy=strategy)
+        return devices.load(source, compile_kernel(source, self.target))
 
     @staticmethod
     def expect(nest: LoopNest, inputs: Tensors) -> Tensors:
@@ -106,8 +152,17 @@ class Nests:
 
 
 @pytest.fixture(scope="session")
-def nests() -> type[Nests]:
-    return Nests
+def nests() -> Nests:
+    return Nests()
+
+
+EXECUTORS = ["interpret", *(f"native:{level}" for level in cpu.host_levels() if not cpu.lacking())]
+
+
+@pytest.fixture(scope="session", params=EXECUTORS)
+def each(request: pytest.FixtureRequest) -> Nests:
+    """On the interpreter, and on every native target of this machine."""
+    return Nests(request.param)
 
 
 def _classes() -> dict[str, LoopNest]:

@@ -1,5 +1,5 @@
-"""What a kernel's text looks like. `ACCEPT=1 pytest tests/triton/test_text.py` writes the snapshots
-anew.
+"""What a kernel's text looks like. `ACCEPT=1 pytest tests/kernels/test_text.py` writes the
+snapshots anew.
 """
 
 from __future__ import annotations

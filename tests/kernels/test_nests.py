@@ -1,5 +1,5 @@
-"""Whole nests on the interpreter: against eager, and against the reference executor, persistent and
-looped.
+"""Whole nests on the interpreter and in native code, in every way through their loops: against
+eager and against the reference executor.
 """
 
 from __future__ import annotations
@@ -10,28 +10,23 @@ import pytest
 import torch
 
 from tracejit.codegen.triton.generate import generate
-from tracejit.codegen.triton.strategy import Strategy
 from tracejit.fuse.index import Index, Indirect, delinear
 from tracejit.fuse.scalar import cast, const, index_value, make, where
 from tracejit.runtime import devices
 
 SIZES = (1, 2, 3, 7, 8, 31, 32, 33, 97, 128)
-# Held whole, several rows at once; a row at a time; and in chunks that do and do not divide the
-# columns.
-STRATEGIES = {
-    "chosen": None,
-    "rows": Strategy("persistent", 4, 128),
-    "row": Strategy("persistent", 1, 128),
-    "chunks": Strategy("looped", 4, 16),
-    "row-chunks": Strategy("looped", 1, 32),
-    "wide-chunks": Strategy("looped", 2, 256),
-}
-each_strategy = pytest.mark.parametrize("how", STRATEGIES)
+HOW = ("chosen", "rows", "row", "chunks", "row-chunks", "wide-chunks")
+each_strategy = pytest.mark.parametrize("how", HOW)
+
+
+@pytest.fixture
+def nests(each):
+    return each
 
 
 def agree(nests, nest, inputs, how="chosen", rtol=1e-6):
     """Run both ways, require that they agree, and give the generated kernel's outputs."""
-    ours, want = nests.run(nest, inputs, STRATEGIES[how]), nests.expect(nest, inputs)
+    ours, want = nests.run(nest, inputs, how), nests.expect(nest, inputs)
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, want[name], rtol=rtol, atol=rtol, equal_nan=True)
     return ours
@@ -41,13 +36,12 @@ def agree(nests, nest, inputs, how="chosen", rtol=1e-6):
 
 
 @pytest.mark.parametrize("size", [*SIZES, 1023, 1024, 1025])
-@pytest.mark.parametrize("block", [None, 32])
-def test_sizes(nests, size: int, block: int | None) -> None:
+@pytest.mark.parametrize("how", ["chosen", "blocks"])
+def test_sizes(nests, size: int, how: str) -> None:
     (i,) = nests.axes(i=size)
     nest = nests.nest([i], {"out": (i, nests.load("x", i) * 2.0 + nests.load("y", i))})
     x, y = torch.randn(size), torch.randn(size)
-    strategy = Strategy("pointwise", block) if block else None
-    nests.same_bits(nests.run(nest, {"x": x, "y": y}, strategy)["out"], x * 2.0 + y)
+    nests.same_bits(nests.run(nest, {"x": x, "y": y}, how)["out"], x * 2.0 + y)
 
 
 def test_no_axes(nests) -> None:
@@ -72,9 +66,7 @@ def test_no_rows(nests) -> None:
     )
     rows = nests.nest([i, r], {"out": (i, nests.reduce("sum", nests.load("x", i * 5 + r)))})
     for nest in (pointwise, rows):
-        source = generate(nest, "kernel", target="interpret")
-        assert source.grid == 0
-        devices.load(source)(torch.empty(3), torch.empty(3))
+        nests.kernel(nest, "kernel")(torch.empty(3), torch.empty(3))
 
 
 def test_broadcasting(nests) -> None:
@@ -278,7 +270,7 @@ def test_reductions(nests, how: str, name: str, dtype: str) -> None:
     data = torch.cat([NUMBERS[dtype], NUMBERS[dtype][:1].flip(1)])
     nest = nests.nest([i, r], {"out": (i, nests.reduce(name, nests.load("x", i * 7 + r, dtype)))})
     if name.startswith("arg") and dtype == "bool":
-        ours = nests.run(nest, {"x": data}, STRATEGIES[how])["out"]
+        ours = nests.run(nest, {"x": data}, how)["out"]
         nests.same_bits(ours, getattr(data.to(torch.int8), name)(1))
         return
     ours = agree(nests, nest, {"x": data}, how)["out"]
@@ -295,7 +287,7 @@ def test_half_extremes(nests, how: str) -> None:
             [i, r], {"a": (i, nests.reduce("max", x)), "b": (i, nests.reduce("argmin", x))}
         )
         data = torch.randn(3, 50).to(kind)
-        ours = nests.run(nest, {"x": data}, STRATEGIES[how])
+        ours = nests.run(nest, {"x": data}, how)
         nests.same_bits(ours["a"], data.amax(1))
         nests.same_bits(ours["b"], data.argmin(1))
 
