@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 
+from tests.executors import TARGETS
 from tracejit.codegen.native import generate as native
 from tracejit.codegen.native import strategy as native_strategy
 from tracejit.codegen.native.objects import compile_kernel
@@ -156,10 +157,7 @@ def nests() -> Nests:
     return Nests()
 
 
-EXECUTORS = ["interpret", *(f"native:{level}" for level in cpu.host_levels() if not cpu.lacking())]
-
-
-@pytest.fixture(scope="session", params=EXECUTORS)
+@pytest.fixture(scope="session", params=TARGETS)
 def each(request: pytest.FixtureRequest) -> Nests:
     """On the interpreter, and on every native target of this machine."""
     return Nests(request.param)

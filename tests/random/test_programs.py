@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 
 import tracejit
 import tracejit.ops
+from tests.executors import BACKENDS
 from tracejit.ir import passes
 from tracejit.ir.execute import execute, storage
 from tracejit.ir.graph import Graph
@@ -381,11 +382,12 @@ def test_passes_and_decompositions(program: Program) -> None:
     check_same_call(run_eager(program), replayed(program, new, recording, order), exact=False)
 
 
-@given(programs())
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(program=programs())
 @settings(common, max_examples=60)
-def test_whole_pipeline(program: Program) -> None:
-    """The first call, recorded, and the second, which runs the plan in Triton's interpreter."""
-    compiled = tracejit.compile(program.function(), backend="interpret", wait=True, strict=True)
+def test_whole_pipeline(backend: str, program: Program) -> None:
+    """The first call, recorded, and the second, which runs the plan."""
+    compiled = tracejit.compile(program.function(), backend=backend, wait=True, strict=True)
     for _ in range(2):
         arguments = program.arguments()
         try:

@@ -17,11 +17,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import tracejit
+from tests.executors import BACKEND, TARGET
 from tracejit import firstcall
 from tracejit.api import dispatcher_of
 from tracejit.runtime import log
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import CompilerError, CompilerWarning, RanEagerly
+
+
+KERNEL = {"native": "define ptr @", "interpret": "@triton.jit"}[BACKEND]  # in its text
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +39,7 @@ def double(x: torch.Tensor) -> torch.Tensor:
 
 
 def compiled(function: Any, **options: Any) -> Any:
-    return tracejit.compile(function, **{"backend": "interpret", "wait": True, **options})
+    return tracejit.compile(function, **{"backend": BACKEND, "wait": True, **options})
 
 
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -264,9 +268,9 @@ def test_a_compiled_model_dies_with_its_last_user() -> None:
     ("level", "shown", "hidden"),
     [
         (1, "recorded 1 calls in", "aten.mul.Tensor("),
-        (2, "test_dispatch.double: compiled for interpret", "aten.mul.Tensor("),
-        (3, "= aten.mul.Tensor(x, 2)", "@triton.jit"),
-        (4, "@triton.jit", "nothing is hidden"),
+        (2, f"test_dispatch.double: compiled for {TARGET}", "aten.mul.Tensor("),
+        (3, "= aten.mul.Tensor(x, 2)", KERNEL),
+        (4, KERNEL, "nothing is hidden"),
     ],
 )
 def test_debugging_ladder(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import tracejit
+from tests.executors import BACKEND
 from tracejit.api import dispatcher_of
 
 SCALE = float(sys.argv[1])
@@ -72,6 +73,6 @@ def same(a: Any, b: Any) -> bool:
 
 if __name__ == "__main__":
     expected = run(plain)
-    *got, sources = run(lambda f: tracejit.compile(f, backend="interpret", wait=True))
+    *got, sources = run(lambda f: tracejit.compile(f, backend=BACKEND, wait=True))
     right = len(expected) == len(got) and all(map(same, expected, got))
     print(json.dumps({"right": right, "sources": sources}))

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import tracejit
+from tests.executors import BACKEND
 
 from .programs_state import frozen, t
 from .support import Program, Wrap, attempt
@@ -265,10 +266,10 @@ def guarded(x: Any) -> Any:
     return y
 
 
-inner = tracejit.compile(lambda x: x * 3, backend="interpret", wait=True)
+inner = tracejit.compile(lambda x: x * 3, backend=BACKEND, wait=True)
 
 
-@tracejit.compile(backend="interpret", wait=True)
+@tracejit.compile(backend=BACKEND, wait=True)
 def inner_named(x: Any) -> Any:
     return x * 3
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import tracejit
+from tests.executors import BACKEND
 from tracejit.api import dispatcher_of
 from tracejit.runtime.reasons import Reason
 
@@ -115,7 +116,7 @@ class Seen:
 
 
 def compiled(function: Any) -> Any:
-    return tracejit.compile(function, backend="interpret", wait=True)
+    return tracejit.compile(function, backend=BACKEND, wait=True)
 
 
 def first_difference(eager: Any, compiled: Any, at: str = "result") -> str:

@@ -1,4 +1,4 @@
-"""One call through the whole pipeline: recorded, compiled, run by the interpreter, beside eager."""
+"""One call through the whole pipeline: recorded, compiled, run, beside eager."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
+from tests.executors import TARGET
 from tracejit.compiler import Pipeline, StageFailed
 from tracejit.fuse.program import RunExtern
 from tracejit.runtime import devices
@@ -16,7 +17,6 @@ from tracejit.runtime.outputs import compile_tree
 from tracejit.runtime.plan import Leave, load
 from tracejit.trace.recorder import record
 
-TARGET = "interpret"
 # Relative and absolute error allowed before the two are compared with a run in float64.
 CLOSE = {
     torch.float64: 1e-13,
@@ -35,8 +35,9 @@ class Verdict:
     externs: tuple[str, ...] = ()
 
 
-def judge(fn: Callable[..., Any], args: tuple[Any, ...]) -> Verdict:
-    """Run `fn(*args)` eagerly and compiled, and compare everything that a caller can see."""
+def judge(fn: Callable[..., Any], args: tuple[Any, ...], target: str = TARGET) -> Verdict:
+    """Run `fn(*args)` eagerly and compiled for `target`, and compare everything that a caller can
+    see."""
     torch.manual_seed(1)
     try:
         expected = fn(*args)
@@ -47,7 +48,7 @@ def judge(fn: Callable[..., Any], args: tuple[Any, ...]) -> Verdict:
     if recording.refused is not None or recording.graph is None:
         return Verdict("refused", str(recording.refused))
     try:
-        built = Pipeline(TARGET).build(recording.graph)
+        built = Pipeline(target).build(recording.graph)
     except StageFailed as error:
         return Verdict("failed", str(error))
     kernels = {n: devices.load(s, built.binaries[n]) for n, s in built.kernels.items()}

@@ -1,5 +1,5 @@
-"""Samples of torch's operator database through the whole pipeline, their kernels run by the
-interpreter: values, dtypes and strides are eager's.
+"""Samples of torch's operator database through the whole pipeline, their kernels run in native code
+and by the interpreter: values, dtypes and strides are eager's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree
 
+from tests.executors import TARGET
 from tests.sweep.judge import Verdict, judge, laid_out, reversed_strides, stepped
 
 FIRST = 4  # samples that are made; to make all would take most of the time
@@ -33,7 +34,7 @@ def sample(op: Any, dtype: torch.dtype) -> Any:
     return args if sum(t.numel() for t in tensors) <= LARGEST else None
 
 
-def verdicts(dtype: torch.dtype) -> Iterator[tuple[str, Verdict]]:
+def verdicts(dtype: torch.dtype, target: str) -> Iterator[tuple[str, Verdict]]:
     """How each operator went, with its name; the layouts take turns."""
     for n, op in enumerate(op_db):
         # The contents of empty tensors are nobody's.
@@ -42,16 +43,18 @@ def verdicts(dtype: torch.dtype) -> Iterator[tuple[str, Verdict]]:
         args = sample(op, dtype)
         if args is not None:
             args = laid_out(args, LAYOUTS[n % len(LAYOUTS)])
-            yield op.name, judge(lambda x, more, named, f=op.op: f(x, *more, **named), args)
+            call = lambda x, more, named, f=op.op: f(x, *more, **named)  # noqa: E731
+            yield op.name, judge(call, args, target)
 
 
+@pytest.mark.parametrize("target", dict.fromkeys([TARGET, "interpret"]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool], ids=str)
 @pytest.mark.filterwarnings("ignore")
-def test_operators(dtype: torch.dtype) -> None:
+def test_operators(dtype: torch.dtype, target: str) -> None:
     counts: Counter[str] = Counter()
     wrong = []
     with torch.no_grad():
-        for name, verdict in verdicts(dtype):
+        for name, verdict in verdicts(dtype, target):
             counts[verdict.kind] += 1
             if verdict.kind in ("wrong", "failed", "left"):
                 wrong.append(f"{name}: {verdict.kind}: {verdict.text[:300]}")
