@@ -24,7 +24,6 @@ from tracejit.runtime import log
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import CompilerError, CompilerWarning, RanEagerly
 
-
 KERNEL = {"native": "define ptr @", "interpret": "@triton.jit"}[BACKEND]  # in its text
 
 
