@@ -401,3 +401,18 @@ class Slot:
     def set(self, value: Value) -> None:
         assert value.type == self.type, (value, self.type)
         self.builder.line(f"store {value}, {self.pointer}, align 64")
+
+
+def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
+    """The columns of a square of vectors, as many as each has lanes (a power of two)."""
+    found, size = list(rows), len(rows)
+    step = 1
+    while step < size:
+        low = [k if not k & step else k - step + size for k in range(size)]
+        high = [k + step if not k & step else k + size for k in range(size)]
+        for i in range(size):
+            if not i & step:
+                x, y = found[i], found[i + step]
+                found[i], found[i + step] = b.shuffle(x, y, low), b.shuffle(x, y, high)
+        step *= 2
+    return found

@@ -15,6 +15,7 @@ from tracejit.codegen.native.rows import Rows
 from tracejit.codegen.native.source import heading, source
 from tracejit.codegen.native.split import add_split
 from tracejit.codegen.native.strategy import GRAIN_NS, Strategy, choose
+from tracejit.codegen.native.turned import Turned
 from tracejit.fuse.attention import Attention
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.product import as_product
@@ -61,7 +62,7 @@ def _whole(
 ) -> Phase:
     """One phase, a task for each row (or block of elements)."""
     body = f"{name}.rows"
-    rows = Rows(nest, strategy)
+    rows = Turned(nest, strategy) if strategy.turn else Rows(nest, strategy)
 
     def write(b: Builder, values: list[Value], begin: Value, end: Value) -> None:
         named = {buffer.name: v for buffer, v in zip(nest.buffers, values, strict=True)}

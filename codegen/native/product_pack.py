@@ -8,7 +8,7 @@ transposing", 1972).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tracejit.codegen.native.builder import (
     I64,
@@ -19,6 +19,7 @@ from tracejit.codegen.native.builder import (
     const,
     iota,
     lanes_const,
+    transposed,
 )
 from tracejit.codegen.native.product_frame import Frame, Side
 from tracejit.codegen.native.rows import digits
@@ -151,18 +152,3 @@ class _Along(_Packer):
         rows += [Value("poison", frame.wide)] * (self.lanes - count)
         for k, column in enumerate(transposed(b, rows)[:steps]):
             self.put(b, column, b.add(axes[inner], const(I64, k)), q, count)
-
-
-def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """The columns of a square of vectors, as many as each has lanes (a power of two)."""
-    found, size = list(rows), len(rows)
-    step = 1
-    while step < size:
-        low = [k if not k & step else k - step + size for k in range(size)]
-        high = [k + step if not k & step else k + size for k in range(size)]
-        for i in range(size):
-            if not i & step:
-                x, y = found[i], found[i + step]
-                found[i], found[i + step] = b.shuffle(x, y, low), b.shuffle(x, y, high)
-        step *= 2
-    return found

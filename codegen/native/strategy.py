@@ -33,6 +33,16 @@ MOST_CHUNKS = 256
 AHEAD = 2048
 FROM_MEMORY = 4 << 20  # bytes moved, above which they are taken to come from memory
 LONG = 8 << 10  # bytes of a row that is worth it
+TILE = 64  # elements of a tile along each of two axes
+LEAST = 8  # elements of an axis that is worth tiles
+
+
+@dataclass(frozen=True)
+class Turn:
+    """`loads` whose neighbours lie along the axis `across`, and not along that of the lanes."""
+
+    across: Axis
+    loads: tuple[Scalar, ...]
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,15 @@ class Strategy:
     chunk: int = 0
     row_ns: float = 0.0  # estimate for a task
     ahead: int = 0
+    turn: Turn | None = None
 
     def __str__(self) -> str:
         if self.vector is None:
             return "scalar"
         what = f"vectors of {self.lanes} along {self.vector}"
+        if self.turn is not None:
+            names = ", ".join(str(load.arg.buffer) for load in self.turn.loads)
+            return f"{what}, in tiles with {self.turn.across}, along which {names} is read"
         if self.vector.reduce:
             what += ", partial results in each lane"
         elif self.block:
@@ -64,6 +78,9 @@ class Strategy:
 def choose(nest: LoopNest, level: Level) -> Strategy:
     """The strategy for a nest."""
     body = list(nest.body())
+    turned = _turned(nest, body, level)
+    if turned is not None:
+        return turned
     vector = min(candidates(nest), key=lambda a: price(nest, body, a, level), default=None)
     if vector is None:
         return Strategy(None, 0, 0, row_ns=ROW_NS + nest.columns * len(body) * VECTOR_NS)
@@ -88,6 +105,48 @@ def _streams(nest: LoopNest, vector: Axis) -> bool:
     """Whether a loop along the vector axis reads long rows from memory."""
     innermost = vector.reduce or not nest.reduction
     return innermost and sum(nest.bytes_moved()) >= FROM_MEMORY and 4 * vector.size >= LONG
+
+
+def _turned(nest: LoopNest, body: list[Scalar], level: Level) -> Strategy | None:
+    """Tiles, for a nest that reads along one axis and writes along another."""
+    if nest.reduction:
+        return None
+    for vector in candidates(nest):
+        if vector.size < LEAST or any(s.index.coefficient(vector) != 1 for s in nest.stores):
+            continue
+        narrow = level.lanes(element_bits(body, nest, vector))
+        linear = [s for s in nest.stores if is_linear(s.index, vector, vector.size)]
+        turns = [t for axis in nest.parallel if (t := _turn(nest, body, vector, axis)).loads]
+        if len(linear) < len(nest.stores) or not turns:
+            continue
+        turn = max(turns, key=lambda t: len(t.loads))
+        left = [s for s in body if s not in turn.loads]
+        steps = TILE * TILE / narrow
+        access = 2 * ACCESS_NS * len(turn.loads)
+        rest = sum(
+            access_cost(s.arg.index, vector, narrow)
+            if isinstance(s.arg, Load)
+            else HEAVY_NS
+            if s.op in HEAVY
+            else VECTOR_NS
+            for s in left
+        )
+        return Strategy(vector, narrow, narrow, TILE, 0, ROW_NS + steps * (access + rest), 0, turn)
+    return None
+
+
+def _turn(nest: LoopNest, body: list[Scalar], vector: Axis, across: Axis) -> Turn:
+    """The loads that lie along `across`; none if it is short."""
+    loads = [
+        s
+        for s in body
+        if isinstance(s.arg, Load)
+        and not s.args
+        and s.arg.index.coefficient(across) == 1
+        and abs(s.arg.index.coefficient(vector)) > 1
+        and all(isinstance(atom, Axis) for atom, _ in s.arg.index.terms)
+    ]
+    return Turn(across, tuple(loads) if across.size >= LEAST and across != vector else ())
 
 
 def candidates(nest: LoopNest) -> list[Axis]:

@@ -39,6 +39,14 @@ def test_code_is_as_wide_as_the_level(examples, name: str, level: str) -> None:
     assert (FETCHES[level] in assembly) == (name in ("add", "gelu"))  # long rows, from memory
 
 
+@pytest.mark.parametrize("level", cpu.LEVELS)
+def test_what_is_read_across_is_turned(examples, level: str) -> None:
+    source = generate(examples["transpose"], "transpose", target=f"native:{level}")
+    assert "in tiles with i, along which x is read" in source.strategy
+    _, assembly = compile_text(source.text, cpu.LEVELS[level], assembly=True)
+    assert "gather" not in assembly
+
+
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()

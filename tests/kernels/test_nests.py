@@ -12,6 +12,7 @@ import torch
 from tracejit.codegen.triton.generate import generate
 from tracejit.fuse.index import Index, Indirect, delinear
 from tracejit.fuse.scalar import cast, const, index_value, make, where
+from tracejit.ir.dtypes import TORCH
 from tracejit.runtime import devices
 
 SIZES = (1, 2, 3, 7, 8, 31, 32, 33, 97, 128)
@@ -92,6 +93,38 @@ def test_strides_in_and_out(nests) -> None:
     x, y = torch.randn(9, 6), torch.randn(6, 18)
     out = agree(nests, nest, {"x": x, "y": y})["out"]
     nests.same_bits(out.as_strided((6, 9), (20, 2)).contiguous(), x.t() + y[:, 1::2])
+
+
+SIDES = [(8, 8), (7, 200), (63, 65), (64, 64), (130, 9), (200, 31)]
+
+
+@pytest.mark.parametrize("sizes", SIDES, ids=[f"{a}x{b}" for a, b in SIDES])
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "f16", "i64", "i8", "bool"])
+def test_turned(nests, dtype: str, sizes: tuple[int, int]) -> None:
+    """Read along one axis and written along the other, in a batch; beside it what is not turned."""
+    rows, columns = sizes
+    k, i, j = nests.axes(k=2, i=rows, j=columns)
+    each = rows * columns
+    turned = nests.load("x", k * each + j * rows + i, dtype)
+    stores = {
+        "out": (k * each + i * columns + j, turned),
+        "other": (k * 2 * each + i * (columns * 2) + j + 1, nests.load("y", j * rows + i, dtype)),
+        "same": (
+            k * each + i * columns + j,
+            make("where", nests.load("z", k * each + i * columns + j, "bool"), turned, turned),
+        ),
+    }
+    x, y = (torch.randn(n, columns, rows).mul(3).to(TORCH[dtype]) for n in (2, 1))
+    z = torch.rand(2, rows, columns) < 0.5
+    nest = nests.nest([k, i, j], stores)
+    ours = nests.run(nest, {"x": x, "y": y, "z": z})
+    want = x.mT.contiguous().view(-1)
+    nests.same_bits(ours["out"], want)
+    nests.same_bits(ours["same"], want)
+    other = torch.ones(2 * 2 * each - columns + 1, dtype=TORCH[dtype])
+    spread = other.as_strided((2, rows, columns), (2 * each, 2 * columns, 1), 1)
+    spread.copy_(y.mT.expand(2, rows, columns))
+    nests.same_bits(ours["other"][: len(other)], other[: len(ours["other"])])
 
 
 def test_views_that_need_division(nests) -> None:
