@@ -6,7 +6,8 @@ computes must not depend on which thread does it, nor on how the tasks are cut i
 are then the same for every number of threads.
 
 Threads are those of the OpenMP runtime that torch has loaded (`GOMP_parallel`), as many as torch
-would use; they take ranges of tasks off a shared counter, so a thread that is held up takes fewer.
+would use. Each has a part of the tasks, the same in every kernel, so that what it wrote in one is
+in its cache in the next; it takes range after range of it, and then helps the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from tracejit.codegen.native.builder import I1, I32, I64, PTR, Builder, Module, Type, Value, const
 from tracejit.runtime.devices.native import TENSOR_ADDRESS
 
-SHARES = 4  # ranges a thread takes, about: the last ones even out what others held up
+SHARES = 4  # ranges a thread takes, about: the last ones even out what held others up
+LINE = 8  # counters in a cache line
 RELEASE_NS = 20_000  # work for which Python's lock is given back
 
 
@@ -85,43 +87,63 @@ def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase
     builder.call_void(phase.body, *addresses, const(I64, 0), const(I64, phase.tasks))
     builder.jump(done)
     builder.label(together)
-    # {next task, tasks in a range, addresses …}
-    context = builder.alloca(I64, 2 + len(addresses), name="context")
-    builder.store(const(I64, 0), context)
-    shares = builder.mul(builder.cast("sext", threads, I64), const(I64, SHARES))
-    most = builder.binary("udiv", builder.add(const(I64, phase.tasks - 1), shares), shares)
-    grains = builder.binary(
-        "udiv", builder.add(most, const(I64, phase.grain - 1)), const(I64, phase.grain)
-    )
-    builder.store(
-        builder.mul(grains, const(I64, phase.grain)), builder.gep(context, I64, const(I64, 1))
-    )
-    for k, address in enumerate(addresses):
-        builder.store(address, builder.gep(context, I64, const(I64, 2 + k)))
+    count = builder.cast("sext", threads, I64)
+    shares = builder.mul(count, const(I64, SHARES))
+    size = _rounded(builder, _over(builder, const(I64, phase.tasks), shares), phase.grain)
+    part = _over(builder, const(I64, phase.tasks), count)
+    part = builder.mul(_over(builder, part, size), size)
+    counters = builder.let(PTR, f"alloca [{LINE} x i64], {count}, align 64", "counters")
+    with builder.loop(const(I64, 0), count, name="thread") as thread:
+        builder.store(builder.mul(thread, part), _counter(builder, counters, thread))
+    context = builder.alloca(I64, 4 + len(addresses), name="context")
+    for k, value in enumerate([size, part, count, counters, *addresses]):
+        builder.store(value, builder.gep(context, I64, const(I64, k)))
     worker = Value(f"@{name}.{phase.body}.worker", PTR)
     builder.call_void("GOMP_parallel", worker, context, threads, const(I32, 0))
     builder.jump(done)
     builder.label(done)
 
 
+def _over(builder: Builder, value: Value, by: Value) -> Value:
+    """value / by, rounded up."""
+    above = builder.add(value, builder.sub(by, const(I64, 1)))
+    return builder.binary("udiv", above, by)
+
+
+def _rounded(builder: Builder, value: Value, unit: int) -> Value:
+    """The next multiple of a unit."""
+    return builder.mul(_over(builder, value, const(I64, unit)), const(I64, unit))
+
+
+def _counter(builder: Builder, counters: Value, thread: Value) -> Value:
+    """The address of a thread's next task; each has a cache line of its own."""
+    return builder.gep(counters, I64, builder.mul(thread, const(I64, LINE)))
+
+
 def _add_worker(module: Module, name: str, pointers: int, phase: Phase) -> None:
-    """What each thread runs: take a range of tasks, do it, until none is left."""
+    """What each thread runs: range after range of its own part, then of the next thread's."""
     builder = Builder(module)
-    context = Value("%context", PTR)
-    size = builder.load(builder.gep(context, I64, const(I64, 1)), I64)
-    addresses = [
-        builder.load(builder.gep(context, I64, const(I64, 2 + k)), PTR) for k in range(pointers)
+    context, tasks = Value("%context", PTR), const(I64, phase.tasks)
+    kinds = [I64, I64, I64, *[PTR] * (1 + pointers)]
+    size, part, count, counters, *addresses = [
+        builder.load(builder.gep(context, I64, const(I64, k)), kind) for k, kind in enumerate(kinds)
     ]
-    tasks = const(I64, phase.tasks)
-    builder.jump("take")
-    builder.label("take")
-    begin = builder.let(I64, f"atomicrmw add {context}, {size} monotonic")
-    builder.branch(builder.icmp("slt", begin, tasks), "work", "end")
-    builder.label("work")
-    end = builder.intrinsic("llvm.smin", I64, builder.add(begin, size), tasks)
-    builder.call_void(phase.body, *addresses, begin, end)
-    builder.jump("take")
-    builder.label("end")
+    me = builder.cast("sext", builder.call("omp_get_thread_num", I32), I64)
+    with builder.loop(const(I64, 0), count, name="other") as other:
+        whose = builder.binary("urem", builder.add(me, other), count)
+        counter = _counter(builder, counters, whose)
+        limit = builder.mul(builder.add(whose, const(I64, 1)), part)
+        limit = builder.intrinsic("llvm.smin", I64, limit, tasks)
+        take, work, done = (builder.fresh(n) for n in ("take", "work", "done"))
+        builder.jump(take)
+        builder.label(take)
+        begin = builder.let(I64, f"atomicrmw add {counter}, {size} monotonic")
+        builder.branch(builder.icmp("slt", begin, limit), work, done)
+        builder.label(work)
+        end = builder.intrinsic("llvm.smin", I64, builder.add(begin, size), limit)
+        builder.call_void(phase.body, *addresses, begin, end)
+        builder.jump(take)
+        builder.label(done)
     builder.line("ret void")
     worker = f"{name}.{phase.body}.worker"
     head = f"define internal void @{worker}(ptr %context) {{"

@@ -10,7 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracejit.codegen.native import words
-from tracejit.codegen.native.accumulate import accumulator, finished, part_types
+from tracejit.codegen.native.accumulate import (
+    Accumulator,
+    accumulator,
+    finished,
+    part_types,
+)
 from tracejit.codegen.native.builder import I64, Builder, Module, Type, Value, const
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.rows import Pass, Place, Rows, Walk
@@ -120,15 +125,80 @@ class Split:
                 b.add(low, const(I64, self.strategy.chunk)),
                 const(I64, self.first.size),
             )
-            for place in self.rows.places(b, b.binary("udiv", task, count)):
-                known = self._known(b, scratch, place, now)
-                make = self.rows.evaluator(b, self._named(pointers), place, known)
-                found = Walk(self.rows, b, make, now, {}, place.lanes).run((low, high))
-                for scalar, parts in found.items():
-                    for room, part in zip(self.rooms[scalar.key], parts, strict=True):
-                        apart = b.mul(which, const(I64, self._each(room)))
-                        offset = b.add(apart, const(I64, room.partial))
-                        self._store(b, scratch, place, room, offset, part)
+            row = b.binary("udiv", task, count)
+            if self.strategy.stride:
+                self._abreast(b, pointers, now, row, which, (low, high))
+            else:
+                for place in self.rows.places(b, row):
+                    for scalar, parts in self._walk(b, pointers, place, now, (low, high)).items():
+                        self._put(b, scratch, place, scalar, which, parts)
+
+    def _abreast(
+        self,
+        b: Builder,
+        pointers: list[Value],
+        now: Pass,
+        row: Value,
+        which: Value,
+        steps: tuple[Value, Value],
+    ) -> None:
+        """A chunk, a few steps for each vector of rows in turn; their totals are in scratch."""
+        scratch = pointers[-1]
+        for place in self.rows.places(b, row):
+            for scalar in now.reduces:
+                parts = self._total(b, place, scalar).parts()
+                self._put(b, scratch, place, scalar, which, parts)
+        stride = self.strategy.stride
+        with b.loop(*steps, stride, "step") as step:
+            stop = b.intrinsic("llvm.smin", I64, b.add(step, const(I64, stride)), steps[1])
+            for place in self.rows.places(b, row):
+                for scalar, parts in self._walk(b, pointers, place, now, (step, stop)).items():
+                    total = self._total(b, place, scalar)
+                    total.take(self._got(b, scratch, place, scalar, which))
+                    total.take(parts)
+                    self._put(b, scratch, place, scalar, which, total.parts())
+
+    def _total(self, b: Builder, place: Place, scalar: Scalar) -> Accumulator:
+        return accumulator(b, scalar, place.lanes, self.rows.column, self.rows.wide)
+
+    def _walk(
+        self,
+        b: Builder,
+        pointers: list[Value],
+        place: Place,
+        now: Pass,
+        steps: tuple[Value, Value],
+    ) -> dict[Scalar, list[Value]]:
+        """What a pass gives over some steps of the first reduction axis."""
+        known = self._known(b, pointers[-1], place, now)
+        make = self.rows.evaluator(b, self._named(pointers), place, known)
+        return Walk(self.rows, b, make, now, {}, place.lanes).run(steps)
+
+    def _offset(self, b: Builder, room: Room, which: Value) -> Value:
+        """Bytes to the partial results of chunk `which`."""
+        return b.add(b.mul(which, const(I64, self._each(room))), const(I64, room.partial))
+
+    def _put(
+        self,
+        b: Builder,
+        scratch: Value,
+        place: Place,
+        scalar: Scalar,
+        which: Value,
+        parts: list[Value],
+    ) -> None:
+        """Keep a chunk's partial results."""
+        for room, part in zip(self.rooms[scalar.key], parts, strict=True):
+            self._store(b, scratch, place, room, self._offset(b, room, which), part)
+
+    def _got(
+        self, b: Builder, scratch: Value, place: Place, scalar: Scalar, which: Value
+    ) -> list[Value]:
+        """A chunk's partial results."""
+        return [
+            self._load(b, scratch, place, room, self._offset(b, room, which), scalar)
+            for room in self.rooms[scalar.key]
+        ]
 
     def combine(
         self,
@@ -155,13 +225,9 @@ class Split:
         self, b: Builder, scratch: Value, place: Place, scalar: Scalar, final: bool
     ) -> Value:
         rooms = self.rooms[scalar.key]
-        total = accumulator(b, scalar, place.lanes, self.rows.column, self.rows.wide)
+        total = self._total(b, place, scalar)
         with b.loop(const(I64, 0), const(I64, self.chunks), name="chunk") as chunk:
-            parts = []
-            for room in rooms:
-                offset = b.add(b.mul(chunk, const(I64, self._each(room))), const(I64, room.partial))
-                parts.append(self._load(b, scratch, place, room, offset, scalar))
-            total.take(parts)
+            total.take(self._got(b, scratch, place, scalar, chunk))
         parts = total.parts()
         for room, part in zip(rooms, parts, strict=True):
             if not final:

@@ -25,7 +25,7 @@ HEAVY_NS = 6.0  # a transcendental function
 ROW_NS = 8.0  # around the loops of a row
 GRAIN_NS = 12_000  # work that is worth a thread
 SPLIT_NS = 60_000  # work for which the columns of few rows are shared out
-CHUNK_NS = 20_000
+CHUNK_NS = 10_000
 LIGHT = 24  # expressions of a body that is repeated for independent accumulators
 MOST_CHUNKS = 256
 # The processor's own prefetching stops at each page, which costs a loop that also computes up to
@@ -35,6 +35,8 @@ FROM_MEMORY = 4 << 20  # bytes moved, above which they are taken to come from me
 LONG = 8 << 10  # bytes of a row that is worth it
 TILE = 64  # elements of a tile along each of two axes
 LEAST = 8  # elements of an axis that is worth tiles
+ABREAST = 16  # steps that a vector of rows takes before the next one does
+WIDEST = 1024  # rows abreast
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Strategy:
     """`vector`: the axis of the lanes (None: scalar code). `lanes`: in the main loop; `narrow`: in
     what is left over, a register's. `block`: elements of a parallel vector axis in a task. `chunk`:
     steps of the first reduction axis in a task, where rows are split (0: they are not). `ahead`:
-    bytes by which what comes next is fetched ahead."""
+    bytes by which what comes next is fetched ahead. `turn`: see Turn. `stride`: steps of the first
+    reduction axis for each vector of a block in turn (0: all of them)."""
 
     vector: Axis | None
     lanes: int
@@ -60,6 +63,7 @@ class Strategy:
     row_ns: float = 0.0  # estimate for a task
     ahead: int = 0
     turn: Turn | None = None
+    stride: int = 0
 
     def __str__(self) -> str:
         if self.vector is None:
@@ -72,6 +76,7 @@ class Strategy:
             what += ", partial results in each lane"
         elif self.block:
             what += f", {self.block} a task"
+        what += f", {self.stride} steps at a time" if self.stride else ""
         return what + (f", rows split in chunks of {self.chunk}" if self.chunk else "")
 
 
@@ -94,11 +99,28 @@ def choose(nest: LoopNest, level: Level) -> Strategy:
             vector, lanes, narrow, 0, _chunk(nest, vector, nest.rows, row_ns, lanes), row_ns, ahead
         )
     steps = step_ns * max(nest.columns, 1)
+    stride = ABREAST if _abreast(nest, body, vector, lanes) else 0
     block = _block(vector.size, steps, lanes)
+    if stride:
+        block = max(block, min(-(-vector.size // lanes) * lanes, WIDEST))
     row_ns = ROW_NS + steps * -(-block // lanes)
     tasks = nest.rows // vector.size * -(-vector.size // block)
     chunk = _chunk(nest, vector, tasks, row_ns, 1)
-    return Strategy(vector, lanes, narrow, block, chunk, row_ns, ahead)
+    if stride and not chunk:
+        chunk = nest.reduction[0].size
+    return Strategy(vector, lanes, narrow, block, chunk, row_ns, ahead, stride=stride)
+
+
+def _abreast(nest: LoopNest, body: list[Scalar], vector: Axis, lanes: int) -> bool:
+    """Whether many rows are reduced, each a lane: then to go down one vector of them after the
+    other would use a little of each page."""
+    return (
+        bool(nest.reduction)
+        and nest.reduction[0].size >= 2 * ABREAST
+        and vector.size >= 2 * lanes
+        and nest.bytes_moved()[0] >= FROM_MEMORY // 4
+        and not any(s.op == "scan" for s in body)
+    )
 
 
 def _streams(nest: LoopNest, vector: Axis) -> bool:
@@ -243,8 +265,8 @@ def _chunk(nest: LoopNest, vector: Axis, tasks: int, row_ns: float, lanes: int) 
         return 0
     first = nest.reduction[0]
     unit = lanes if first == vector else 1
-    wanted = max(int(first.size * CHUNK_NS / row_ns), 1, -(-first.size // MOST_CHUNKS))
-    chunk = -(-wanted // unit) * unit
+    count = 1 << max(int(row_ns / CHUNK_NS), 1).bit_length()  # even parts for any few threads
+    chunk = -(-first.size // min(count, MOST_CHUNKS) // unit) * unit
     return chunk if chunk * 2 <= first.size else 0
 
 
