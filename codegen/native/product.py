@@ -7,9 +7,11 @@ has only a few rows, the other factor streamed once (product_stream).
 
 from __future__ import annotations
 
+from tracejit.codegen.native import product_matrix
 from tracejit.codegen.native.builder import Module
 from tracejit.codegen.native.entry import add_entry
 from tracejit.codegen.native.product_frame import Frame
+from tracejit.codegen.native.product_matrix import Matrix
 from tracejit.codegen.native.product_stream import Stream, streams
 from tracejit.codegen.native.product_tiles import FLOPS_NS, Tiles
 from tracejit.codegen.native.source import heading, source
@@ -25,7 +27,11 @@ def generate_product(nest: LoopNest, product: Product, name: str, target: str) -
     level = level_of(target)
     module = Module(level=level)
     frame = Frame(module, level, nest, product, name)
-    schedule = Stream(frame) if streams(product) else Tiles(frame)
+    schedule: Matrix | Stream | Tiles
+    if product_matrix.suits(product, level):
+        schedule = Matrix(frame)
+    else:
+        schedule = Stream(frame) if streams(product) else Tiles(frame)
     module.comment = heading(nest, name, target, str(schedule))
     phases = schedule.write()
     work_ns = product.flops / FLOPS_NS

@@ -1,0 +1,402 @@
+"""Products of bf16 with the matrix unit (matrix_unit.py).
+
+Tiles are 32×32: of the left factor, rows as they lie in memory, or packed before all tasks; of the
+right one, panels of 32 columns that a task packs for itself, pairs of k side by side; for each pair
+of panels a tile of f32 sums, finished while it is in the nearest cache. Without a matrix unit the
+same tiles are multiplied on vectors of f32.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from tracejit.codegen.native import matrix_unit as unit
+from tracejit.codegen.native.builder import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    Builder,
+    Type,
+    Value,
+    const,
+    iota,
+    lanes_const,
+    transposed,
+)
+from tracejit.codegen.native.entry import Phase, add_body
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
+from tracejit.codegen.native.product_epilogue import add_epilogue
+from tracejit.codegen.native.product_frame import Frame, InPlace, even, make_side
+from tracejit.codegen.native.rows import digits
+from tracejit.fuse.index import Axis
+from tracejit.fuse.product import Product, index_stride, plain_load, stride
+from tracejit.fuse.scalar import Scalar
+from tracejit.runtime.cpu import Level
+
+WIDTH = 2 * SIDE  # rows and columns of a tile of sums
+LEAST = 4  # rows from which it is worth packing the other factor
+DEEPEST = 8192  # steps of k, whose panel is on the task's stack
+NEAR = 1 << 20  # bytes of the left factor that stay in the second cache
+REUSED = 8  # left panels that make up for packing a right one
+WANTED = 16  # tasks that keep several threads evenly busy
+FLOPS_NS = 500.0  # of a core, about
+PACK_NS = 0.15  # of an element that is put in its place
+TASK_NS = 10_000  # work that is worth a thread
+WORDS = Type("i32", SIDE)
+HALVES = Type("i16", SIDE)
+WIDE = Type("float", SIDE)
+ROWS = 4  # of the left factor that are multiplied together on vectors
+DEST = Value("%dest", PTR)
+KERNEL = tuple(
+    Value(f"%{name}", type)
+    for name, type in zip(("a", "step", "b", "c", "chunks"), (PTR, I64, PTR, PTR, I64), strict=True)
+)
+Axes = dict[Axis, Value]
+
+
+def halves(product: Product) -> tuple[Scalar, Scalar] | None:
+    """Both factors as bf16; None if one is not."""
+    found = [f.args[0] for f in (product.left, product.right) if f.op == "cast"]
+    if len(found) < 2 or any(f.dtype != "bf16" for f in found):
+        return None
+    return found[0], found[1]
+
+
+def suits(product: Product, level: Level) -> bool:
+    """Whether a product is done this way."""
+    rows = product.rows[-1].size if product.rows else 1
+    return (
+        unit.may_have(level)
+        and halves(product) is not None
+        and len(product.inner) == 1
+        and rows >= LEAST
+        and product.inner[0].size <= DEEPEST
+        and bool(product.columns)
+    )
+
+
+class Matrix:
+    """Writes the phases of such a product."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame, product = frame, frame.product
+        found = halves(product)
+        assert found is not None
+        self.first, self.second = found
+        (self.inner,) = product.inner
+        self.left = make_side(product, "left", WIDTH)
+        self.right = make_side(product, "right", WIDTH)
+        self.chunks = -(-self.inner.size // DEPTH)
+        self.place = self._in_place()
+        self.row = 2 * DEPTH * self.chunks  # bytes of a packed row of the left factor
+        packed = 0 if self.place else self.left.batches * self.left.panels
+        self.scratch = packed * WIDTH * self.row
+        near = max(NEAR // (WIDTH * self.row), 1)
+        tasks = product.sizes[0] * (self.left.panels // self.left.along) * self.right.panels
+        wanted = max(self.left.along * tasks // WANTED, REUSED)
+        self.group = even(self.left.along, min(near, wanted))
+
+    def __str__(self) -> str:
+        packed = "" if self.place else ", left packed"
+        return f"tiles of the matrix unit, {self.group} of {WIDTH}×{WIDTH} a task{packed}"
+
+    def _in_place(self) -> InPlace | None:
+        """How the left factor is read where it lies, if its tiles are whole."""
+        load = plain_load(self.first)
+        if load is None or load.index.indirects() or self.inner.size % DEPTH:
+            return None
+        own = index_stride(load.index, self.left.axis)
+        inner = index_stride(load.index, self.inner)
+        if own is None or inner != 1 or self.left.axis.size % SIDE:
+            return None
+        return InPlace(load, own, inner)
+
+    def write(self) -> list[Phase]:
+        """Define the functions; the phases."""
+        self.finish = add_epilogue(self.frame, self.left, self.right)
+        more = (DEST, Value("%batch", I64), Value("%panel", I64))
+        self.pack_right = self.frame.function("pack_right", more, self._pack_right)
+        tasks = self.frame.product.sizes[0] * (self.left.panels // self.left.along)
+        tasks *= -(-self.left.along // self.group) * self.right.panels
+        flops = 2.0 * self.group * WIDTH * WIDTH * DEPTH * self.chunks
+        ns = flops / FLOPS_NS + PACK_NS * WIDTH * DEPTH * self.chunks
+        body = f"{self.frame.name}.tiles"
+        phases = [self._packing()] if self.scratch else []
+        self._range("unit", unit.attributes(self.frame.level))
+        self._range("plain", "")
+        add_body(self.frame.module, body, self._names, self._best_way)
+        return [*phases, Phase(body, tasks, max(int(TASK_NS / ns), 1))]
+
+    @property
+    def _names(self) -> list[str]:
+        return [*self.frame.buffers, *(["scratch"] if self.scratch else [])]
+
+    # The left factor
+
+    def _packing(self) -> Phase:
+        """A task packs one left panel, row by row; beyond the last row that one repeats."""
+        frame, left = self.frame, self.left
+
+        def write(b: Builder, _: object, begin: Value, end: Value) -> None:
+            panels, last = const(I64, left.panels), const(I64, left.axis.size - 1)
+            with b.loop(begin, end, name="task") as task:
+                batch = digits(b, b.binary("udiv", task, panels), left.batch)
+                outer, start = left.place(b, b.binary("urem", task, panels))
+                with b.loop(const(I64, 0), const(I64, WIDTH), name="row") as row:
+                    at = b.intrinsic("llvm.smin", I64, b.add(start, row), last)
+                    number = b.add(b.mul(task, const(I64, WIDTH)), row)
+                    self._pack_row(b, {**batch, **outer, left.axis: at}, self._row(b, number))
+
+        body = f"{frame.name}.pack"
+        add_body(frame.module, body, self._names, write)
+        ns = PACK_NS * WIDTH * DEPTH * self.chunks
+        return Phase(body, left.batches * left.panels, max(int(TASK_NS / ns), 1))
+
+    def _row(self, b: Builder, number: Value) -> Value:
+        """Where a packed row of the left factor is."""
+        return b.gep(Value("%scratch", PTR), I8, b.mul(number, const(I64, self.row)))
+
+    def _pack_row(self, b: Builder, axes: Axes, dest: Value) -> None:
+        """All of k, padded with zeros."""
+        size = self.inner.size
+        whole, rest = size // SIDE * SIDE, size % SIDE
+        with b.loop(const(I64, 0), const(I64, whole), SIDE, str(self.inner)) as k:
+            value = self._vector(b, self.first, {**axes, self.inner: k}, self.inner)
+            b.store(value, b.gep(dest, I16, k))
+        if rest:
+            at = const(I64, whole)
+            value = self._vector(b, self.first, {**axes, self.inner: at}, self.inner, _some(rest))
+            b.store(value, b.gep(dest, I16, at))
+        if 0 < size % DEPTH <= SIDE:
+            b.store(const(HALVES, 0), b.gep(dest, I16, const(I64, self.chunks * DEPTH - SIDE)))
+
+    def _vector(
+        self, b: Builder, factor: Scalar, axes: Axes, along: Axis, mask: Value | None = None
+    ) -> Value:
+        """16 elements along an axis; zeros outside the mask."""
+        value = self.frame.evaluator(b, axes, along, mask).wide(factor)
+        return value if mask is None else b.select(mask, value, const(HALVES, 0))
+
+    # The right factor: tiles of pairs, two for each 32 steps of k
+
+    def _pack_right(self, b: Builder) -> None:
+        axes = digits(b, Value("%batch", I64), self.right.batch)
+        outer, start = self.right.place(b, Value("%panel", I64))
+        inner, own = stride(self.second, self.inner), stride(self.second, self.right.axis)
+        pack = self._turned if inner == 1 and own != 1 else self._side_by_side
+        pack(b, {**axes, **outer}, start)
+
+    def _to(self, b: Builder, chunk: Value, half: Value | int, row: Value | int) -> Value:
+        """The address of a row of a tile."""
+        which = half if isinstance(half, Value) else const(I64, half)
+        place = b.add(b.mul(chunk, const(I64, 2 * TILE)), b.mul(which, const(I64, TILE)))
+        line = row if isinstance(row, Value) else const(I64, row)
+        return b.gep(DEST, I16, b.add(place, b.mul(line, const(I64, DEPTH))))
+
+    def _turned(self, b: Builder, axes: Axes, start: Value) -> None:
+        """Elements are neighbours along k: pairs are, too, and are turned as words."""
+        rest = self.inner.size % DEPTH
+        last = const(I64, self.right.axis.size - 1)
+
+        def square(chunk: Value, half: Value, many: int) -> None:
+            rows, first = [], b.add(start, b.mul(half, const(I64, SIDE)))
+            for k in range(SIDE):
+                at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
+                here = {**axes, self.right.axis: at}
+                parts = []
+                for begin in (0, SIDE):
+                    place = b.add(b.mul(chunk, const(I64, DEPTH)), const(I64, begin))
+                    count = min(many - begin, SIDE)
+                    if count <= 0:
+                        parts.append(const(HALVES, 0))
+                        continue
+                    mask = _some(count) if count < SIDE else None
+                    given = {**here, self.inner: place}
+                    parts.append(self._vector(b, self.second, given, self.inner, mask))
+                both = b.shuffle(parts[0], parts[1], range(DEPTH))
+                rows.append(b.cast("bitcast", both, WORDS))
+            for k, pairs in enumerate(transposed(b, rows)):
+                b.store(pairs, self._to(b, chunk, half, k))
+
+        whole = self.inner.size // DEPTH
+        with b.loop(const(I64, 0), const(I64, 2), name="half") as half:
+            if whole:
+                with b.loop(const(I64, 0), const(I64, whole), name="chunk") as chunk:
+                    square(chunk, half, DEPTH)
+            if rest:
+                square(const(I64, whole), half, rest)
+
+    def _side_by_side(self, b: Builder, axes: Axes, start: Value) -> None:
+        """Elements are neighbours along the columns, or nowhere: two rows are interleaved."""
+        size, columns = self.inner.size, self.right.axis.size
+        with (
+            b.loop(const(I64, 0), const(I64, self.chunks), name="chunk") as chunk,
+            b.loop(const(I64, 0), const(I64, SIDE), name="pair") as pair,
+        ):
+            first = b.add(b.mul(chunk, const(I64, DEPTH)), b.mul(pair, const(I64, 2)))
+            for half in range(2):
+                at = b.add(start, const(I64, half * SIDE))
+                mask = None
+                if columns % WIDTH:
+                    left = b.splat(b.sub(const(I64, columns), at), SIDE)
+                    mask = b.icmp("slt", iota(Type("i64", SIDE)), left)
+                rows = []
+                for step in range(2):
+                    k = b.add(first, const(I64, step))
+                    place = b.intrinsic("llvm.smin", I64, k, const(I64, size - 1))
+                    here = {**axes, self.right.axis: at, self.inner: place}
+                    row = self._vector(b, self.second, here, self.right.axis, mask)
+                    if size % DEPTH:
+                        inside = b.icmp("slt", k, const(I64, size))
+                        row = b.select(inside, row, const(HALVES, 0))
+                    rows.append(row)
+                order = [part + k for k in range(SIDE) for part in (0, SIDE)]
+                b.store(b.shuffle(rows[0], rows[1], order), self._to(b, chunk, half, pair))
+
+    # Tasks
+
+    def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
+        """The tasks, with the unit or without."""
+        b.branch(unit.available(b), "unit", "plain")
+        for way in ("unit", "plain"):
+            b.label(way)
+            b.call_void(f"{self.frame.name}.{way}", *pointers, begin, end)
+            b.jump("done")
+        b.label("done")
+
+    def _range(self, way: str, attributes: str) -> None:
+        """The function of a way that does a range of tasks."""
+        module = self.frame.module
+        b = Builder(module)
+        pointers = [Value(f"%{n}", PTR) for n in self._names]
+        begin, end = Value("%begin", I64), Value("%end", I64)
+        with unit.configured(b) if way == "unit" else nullcontext():
+            self._tasks(b, way, begin, end)
+        b.line("ret void")
+        name = f"{self.frame.name}.{way}"
+        spelled = ", ".join(map(str, (*pointers, begin, end)))
+        head = f"define internal void @{name}({spelled}) noinline {attributes}".rstrip() + " {"
+        module.add(name, "\n".join([head, *b.text(), "}"]))
+
+    def _tasks(self, b: Builder, way: str, begin: Value, end: Value) -> None:
+        frame, left, right = self.frame, self.left, self.right
+        order = [
+            Axis("batch", frame.product.sizes[0]),
+            Axis("above", left.panels // left.along),
+            Axis("group", -(-left.along // self.group)),
+            Axis("right", right.panels),
+        ]
+        room = b.alloca(I16, WIDTH * DEPTH * self.chunks, name="room")
+        sums = b.alloca(F32, WIDTH * WIDTH, name="sums")
+        with b.loop(begin, end, name="task") as task:
+            at = digits(b, task, order)
+            batch, above, group, column = (at[axis] for axis in order)
+            axes = digits(b, batch, frame.product.batch)
+            self.pack_right(b, room, right.batch_at(b, axes), column)
+            first = b.mul(group, const(I64, self.group))
+            stop = b.add(first, const(I64, self.group))
+            stop = b.intrinsic("llvm.smin", I64, stop, const(I64, left.along))
+            base = b.mul(above, const(I64, left.along))
+            with b.loop(b.add(base, first), b.add(base, stop), name="left") as row:
+                outer, start = left.place(b, row)
+                a = self._left(b, row, {**axes, **outer, left.axis: start})
+                whole = b.icmp("sle", start, const(I64, left.axis.size - SIDE - 1))
+                for many, needed in ((2, whole), (1, _not(b, whole))):
+                    with b.when(needed):
+                        name = self._kernel(way, many)
+                        b.call_void(name, *a, room, sums, const(I64, self.chunks))
+                rows = b.sub(const(I64, left.axis.size), start)
+                rows = b.intrinsic("llvm.smin", I64, rows, const(I64, WIDTH))
+                self.finish(b, sums, batch, row, rows, column)
+
+    def _left(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
+        """Where a left panel begins, and the bytes from row to row."""
+        if self.place is not None:
+            pointer = self.frame.pointers(self.frame.arguments)[self.place.load.buffer]
+            here = {**axes, self.inner: const(I64, 0)}
+            base = self.frame.evaluator(b, here).place(self.place.load.index).base
+            return b.gep(pointer, I16, base), const(I64, 2 * self.place.own_step)
+        number = b.mul(self.left.batch_at(b, axes), const(I64, self.left.panels))
+        number = b.mul(b.add(number, panel), const(I64, WIDTH))
+        return self._row(b, number), const(I64, self.row)
+
+    # Tiles
+
+    def _kernel(self, way: str, many: int) -> str:
+        """Define `@{way}.{many}(a, bytes from row to row, b, c, chunks)`: `many` times 16 rows of
+        32 sums; its name."""
+        name, module = f"{way}.{many}", self.frame.module
+        if not module.has(name):
+            b = Builder(module)
+            {"unit": _on_unit, "plain": _on_vectors}[way](b, many)
+            b.line("ret void")
+            given = unit.attributes(self.frame.level) if way == "unit" else ""
+            head = f"define internal void @{name}({', '.join(map(str, KERNEL))}) {given}".rstrip()
+            module.add(name, "\n".join([head + " {", *b.text(), "}"]))
+        return name
+
+
+def _on_unit(b: Builder, many: int) -> None:
+    """Tiles 0 … 3 are sums, 4 and 5 left of them, 6 and 7 above."""
+    a, step, panel, sums, chunks = KERNEL
+    places = [(i, v) for i in range(many) for v in range(2)]
+    for i, v in places:
+        unit.zero(b, 2 * i + v)
+    with b.loop(const(I64, 0), chunks, name="chunk") as chunk:
+        ours = b.gep(a, I8, b.mul(chunk, const(I64, BYTES)))
+        theirs = b.gep(panel, I16, b.mul(chunk, const(I64, 2 * TILE)))
+        for i in range(many):
+            unit.load(b, 4 + i, b.gep(ours, I8, b.mul(step, const(I64, i * SIDE))), step)
+        for v in range(2):
+            unit.load(b, 6 + v, b.gep(theirs, I16, const(I64, v * TILE)), BYTES)
+        for i, v in places:
+            unit.multiply(b, 2 * i + v, 4 + i, 6 + v)
+    for i, v in places:
+        place = b.gep(sums, F32, const(I64, i * SIDE * WIDTH + v * SIDE))
+        unit.store(b, 2 * i + v, place, 4 * WIDTH)
+
+
+def _on_vectors(b: Builder, many: int) -> None:
+    """The same on vectors: a pair of each of four rows at a time."""
+    a, step, panel, sums, chunks = KERNEL
+    zero, high = const(I64, 0), const(WORDS, -65536)
+    with b.loop(zero, const(I64, many * SIDE), ROWS, "row") as row:
+        totals = [[b.slot(const(WIDE, 0.0), "sum") for _ in range(2)] for _ in range(ROWS)]
+        line = b.gep(a, I8, b.mul(row, step))
+        with (
+            b.loop(zero, chunks, name="chunk") as chunk,
+            b.loop(zero, const(I64, SIDE), name="pair") as pair,
+        ):
+            place = b.add(b.mul(chunk, const(I64, 2 * TILE)), b.mul(pair, const(I64, DEPTH)))
+            theirs = []
+            for v in range(2):
+                address = b.gep(panel, I16, b.add(place, const(I64, v * TILE)))
+                pairs = b.load(address, WORDS)
+                low = b.binary("shl", pairs, const(WORDS, 16))
+                theirs.append([b.bitcast(w, "float") for w in (low, b.binary("and", pairs, high))])
+            column = b.add(b.mul(chunk, const(I64, SIDE)), pair)
+            for k in range(ROWS):
+                address = b.gep(b.gep(line, I8, b.mul(step, const(I64, k))), I32, column)
+                both = b.splat(b.load(address, I32), SIDE)
+                low = b.bitcast(b.binary("shl", both, const(WORDS, 16)), "float")
+                upper = b.bitcast(b.binary("and", both, high), "float")
+                for v in range(2):
+                    total = b.fma(low, theirs[v][0], totals[k][v].get())
+                    totals[k][v].set(b.fma(upper, theirs[v][1], total))
+        for k in range(ROWS):
+            start = b.mul(b.add(row, const(I64, k)), const(I64, WIDTH))
+            for v in range(2):
+                place = b.gep(sums, F32, b.add(start, const(I64, v * SIDE)))
+                b.store(totals[k][v].get(), place)
+
+
+def _some(count: int) -> Value:
+    """The mask of the first lanes."""
+    return lanes_const(Type("i1", SIDE), [k < count for k in range(SIDE)])
+
+
+def _not(b: Builder, condition: Value) -> Value:
+    return b.binary("xor", condition, const(condition.type, 1))
