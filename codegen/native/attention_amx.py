@@ -1,13 +1,12 @@
-"""Attention of bf16 with the matrix unit of Intel's processors (AMX: Intel's "Architecture
-Instruction Set Extensions Programming Reference", chapter 3). It multiplies a tile of 16 rows of 16
-pairs with one of 16 pairs of rows, and adds to a tile of 16×16 f32.
-"""
+"""Attention of bf16 with the matrix unit (matrix_unit.py)."""
 
 from __future__ import annotations
 
-from tracejit.codegen.native.attention_pairs import BYTES, DEPTH, SIDE, TILE, Pairs
+from tracejit.codegen.native import matrix_unit as unit
+from tracejit.codegen.native.attention_pairs import Pairs
 from tracejit.codegen.native.attention_tiles import at, times
-from tracejit.codegen.native.builder import I1, I8, I16, I64, Builder, Type, Value, const
+from tracejit.codegen.native.builder import I1, I16, I64, Builder, Type, Value, const
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 
 
 class Matrix(Pairs):
@@ -15,29 +14,17 @@ class Matrix(Pairs):
     and 7 above."""
 
     prefix = "amx."
-    features = "+amx-tile,+amx-bf16"
 
     def tasks(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """Tasks begin … end-1, with all tiles of 16 rows."""
-        form = b.alloca(I8, BYTES, name="form")
-        numbers = [1, *[0] * 15, *[BYTES, 0] * 8, *[0] * 16, *[SIDE] * 8, *[0] * 8]
-        inside = ", ".join(f"i8 {n}" for n in numbers)
-        b.store(Value(f"<{inside}>", Type("i8", BYTES)), form)
-        b.call_void("llvm.x86.ldtilecfg", form)
-        super().tasks(b, pointers, begin, end)
-        b.call_void("llvm.x86.tilerelease")
-
-    def _tile(self, b: Builder, what: str, number: int, place: Value, stride: int) -> None:
-        """Load or store a tile; bytes between its rows."""
-        name = {"load": "llvm.x86.tileloadd64", "store": "llvm.x86.tilestored64"}[what]
-        b.call_void(name, const(I8, number), place, const(I64, stride))
+        with unit.configured(b):
+            super().tasks(b, pointers, begin, end)
 
     def _multiply(self, b: Builder, vectors: int, rows: int) -> None:
         """Tiles 0 … 3 (two rows of two) += tiles 4, 5 (left) · tiles 6, 7 (right)."""
         for i in range(rows):
             for v in range(vectors):
-                numbers = (2 * i + v, 4 + i, 6 + v)
-                b.call_void("llvm.x86.tdpbf16ps", *(const(I8, n) for n in numbers))
+                unit.multiply(b, 2 * i + v, 4 + i, 6 + v)
 
     def _pair_products(
         self, b: Builder, keys: Value, packed: Value, scores: Value, whole: Value
@@ -46,21 +33,21 @@ class Matrix(Pairs):
         with b.loop(const(I64, 0), whole, DEPTH, "chunk") as chunk:
             for i in range(2):
                 for v in range(cut.vectors):
-                    b.call_void("llvm.x86.tilezero", const(I8, 2 * i + v))
+                    unit.zero(b, 2 * i + v)
             ours = at(b, keys, times(b, chunk, step), I16)
             with b.loop(const(I64, 0), const(I64, self.padded_width), DEPTH, "column") as column:
                 for i in range(2):
                     place = at(b, at(b, ours, i * SIDE * step, I16), column, I16)
-                    self._tile(b, "load", 4 + i, place, 2 * step)
+                    unit.load(b, 4 + i, place, 2 * step)
                 theirs = at(b, packed, times(b, column, cut.panel), I16)
                 for v in range(cut.vectors):
-                    self._tile(b, "load", 6 + v, at(b, theirs, v * TILE, I16), BYTES)
+                    unit.load(b, 6 + v, at(b, theirs, v * TILE, I16), BYTES)
                 self._multiply(b, cut.vectors, 2)
             to = at(b, scores, times(b, chunk, cut.panel))
             for i in range(2):
                 for v in range(cut.vectors):
                     place = at(b, to, i * SIDE * cut.panel + v * SIDE)
-                    self._tile(b, "store", 2 * i + v, place, 4 * cut.panel)
+                    unit.store(b, 2 * i + v, place, 4 * cut.panel)
 
     def _sums(
         self,
@@ -79,18 +66,18 @@ class Matrix(Pairs):
             tiles = [(i, v) for i in range(rows) for v in range(cut.vectors)]
             places = [at(b, sums, (first + i * SIDE) * cut.panel + v * SIDE) for i, v in tiles]
             for (i, v), place in zip(tiles, places):
-                self._tile(b, "load", 2 * i + v, place, 4 * cut.panel)
+                unit.load(b, 2 * i + v, place, 4 * cut.panel)
             with b.loop(const(I64, 0), whole, DEPTH, "chunk") as chunk:
                 ours = at(b, values, times(b, chunk, self.padded_columns), I16)
                 for i in range(rows):
                     tile = at(b, ours, (first + i * SIDE) * DEPTH, I16)
-                    self._tile(b, "load", 4 + i, tile, BYTES)
+                    unit.load(b, 4 + i, tile, BYTES)
                 theirs = at(b, pairs, times(b, chunk, cut.panel // 2))
                 for v in range(cut.vectors):
-                    self._tile(b, "load", 6 + v, at(b, theirs, v * SIDE), 4 * cut.panel)
+                    unit.load(b, 6 + v, at(b, theirs, v * SIDE), 4 * cut.panel)
                 self._multiply(b, cut.vectors, rows)
             for (i, v), place in zip(tiles, places):
-                self._tile(b, "store", 2 * i + v, place, 4 * cut.panel)
+                unit.store(b, 2 * i + v, place, 4 * cut.panel)
 
     def _shrink(self, b: Builder, sums: Value, shrunk: list[Value]) -> None:
         """Sums under the new maxima; mostly these are the old ones."""

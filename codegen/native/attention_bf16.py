@@ -1,42 +1,36 @@
 """Attention of bf16: one kernel with two ways to compute it, which runs on every processor of its
 level. Where there is a matrix unit it is used (attention_amx.py; whether there is, is asked once);
-elsewhere vectors of products of pairs, if the level has them (attention_dots.py), or panels of f32
-(attention_panels.py).
+elsewhere panels of f32 (attention_panels.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_amx import Matrix
-from tracejit.codegen.native.attention_dots import Dots
-from tracejit.codegen.native.attention_pairs import BYTES, DEPTH, SIDE, TILE, WORDS, Pairs
+from tracejit.codegen.native.attention_pairs import WORDS, Pairs
 from tracejit.codegen.native.attention_panels import GRAIN_NS, Panels
 from tracejit.codegen.native.attention_tiles import at, function, plus, times, transpose
-from tracejit.codegen.native.builder import I1, I8, I16, I32, I64, PTR, Builder, Type, Value, const
+from tracejit.codegen.native.builder import I16, I32, I64, PTR, Builder, Type, Value, const
 from tracejit.codegen.native.entry import Phase, add_body
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 
-PERMISSION = "_ZN2at3cpu8init_amxEv"  # torch asks the system for the unit; false if there is none
 SPEEDUP = 4  # of the matrix unit over panels of f32, a low guess
 PACK_NS = 0.1  # of an element that is put in its place
 
 
 class Halves(Pairs):
-    """Writes all functions of a kernel. `other`: the way without a matrix unit."""
-
-    @property
-    def other(self) -> type[Panels]:
-        return Dots if Dots.features in self.level.features.split(",") else Panels
+    """Writes all functions of a kernel."""
 
     def write(self, work_ns: float) -> tuple[list[Phase], dict[str, int], str]:
         """All functions; the phases, constants, and the strategy in words."""
         given = (self.module, self.nest, self.level, self.factor, self.added)
-        ways = [self.other(*given), Matrix(*given)]
+        ways = [Panels(*given), Matrix(*given)]
         names = [*self.nest.operands, "scratch"]
         for way in ways:
             way.functions()
             self._range(way, names)
-        self._amx()
         add_body(self.module, "pack", names, self._pack)
         add_body(self.module, "tasks", names, self._best_way)
         heads = self.nest.key.sizes[0] * self.nest.key.sizes[1]
@@ -58,24 +52,10 @@ class Halves(Pairs):
         parameters = [*pointers, Value("%begin", I64), Value("%end", I64)]
         function(self.module, f"{way.prefix}range", parameters, write, way.attributes)
 
-    def _amx(self) -> None:
-        """@amx: whether there is a matrix unit that may be used; asked once."""
-        b = Builder(self.module)
-        self.module.declare_global("amx.known", "internal global i8 0")
-        known = b.load(Value("@amx.known", PTR), I8)
-        b.branch(b.icmp("eq", known, const(I8, 0)), "ask", "say")
-        b.label("ask")
-        found = b.call(PERMISSION, I1)
-        b.store(b.select(found, const(I8, 2), const(I8, 1)), Value("@amx.known", PTR))
-        b.line(f"ret {found}")
-        b.label("say")
-        b.line(f"ret {b.icmp('eq', known, const(I8, 2))}")
-        self.module.add("amx", "\n".join(["define internal i1 @amx() noinline {", *b.text(), "}"]))
-
     def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """The tasks, one way or the other."""
-        b.branch(b.call("amx", I1), "with", "without")
-        for label, way in (("with", Matrix), ("without", self.other)):
+        b.branch(unit.available(b), "with", "without")
+        for label, way in (("with", Matrix), ("without", Panels)):
             b.label(label)
             b.call_void(f"{way.prefix}range", *pointers, begin, end)
             b.jump("done")
@@ -83,8 +63,7 @@ class Halves(Pairs):
 
     def _pack(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """A task is a chunk of a head's keys."""
-        always = issubclass(self.other, Pairs)
-        some = const(I1, 1) if always else b.call("amx", I1)
+        some = unit.available(b)
         given = dict(zip([*self.nest.operands, "scratch"], pointers))
         with b.when(some, "some"), b.loop(begin, end, 1, "task") as task:
             chunks, heads = const(I64, self.chunks), const(I64, self.nest.key.sizes[1])

@@ -1,5 +1,4 @@
-"""Attention of bf16 in pairs, for processors that multiply pairs of bf16 and add to f32: what the
-matrix unit (attention_amx.py) and vectors of such products (attention_dots.py) have in common.
+"""Attention of bf16 in pairs, as the matrix unit (attention_amx.py) takes them.
 
 It is the scheme of attention_panels.py. With scores transposed as there, keys are pairs of columns
 as they lie in memory; queries are put in pairs of columns once a panel; weights come out of the
@@ -14,39 +13,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_frame import INFINITY, SETS, up
 from tracejit.codegen.native.attention_panels import Panels, Scratch
 from tracejit.codegen.native.attention_tiles import at, first_lanes, plus, times, transpose
 from tracejit.codegen.native.builder import I16, I32, I64, Builder, Slot, Type, Value, const
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 from tracejit.fuse.attention import Attention, Operand
 from tracejit.runtime.cpu import Level
 
-SIDE = 16  # rows of a tile, and pairs in a row
-DEPTH = 32  # bf16 in a row
-TILE = SIDE * DEPTH  # bf16 in a tile
-BYTES = 64  # of a row
 KEYS = 128  # keys in a block at most
 WORDS = Type("i32", SIDE)  # pairs
 
 
 def suits(nest: Attention, level: Level) -> bool:
     """Whether there may be such kernels."""
-    wide = level.machine == "x86_64" and level.bytes == BYTES
     operands = (nest.query, nest.key, nest.value)
-    return wide and all(o.dtype == "bf16" and o.strides[3] == 1 for o in operands)
+    return unit.may_have(level) and all(o.dtype == "bf16" and o.strides[3] == 1 for o in operands)
 
 
 class Pairs(Panels):
-    """Panels with pairs. `features`: what LLVM calls the instructions."""
-
-    features = ""
+    """Panels with pairs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         blocks = -(-self.keys // KEYS)
         keys = up(-(-self.keys // blocks), DEPTH)
         self.cut = replace(self.cut, keys=keys, tile=DEPTH)
-        self.attributes = f'"target-features"="{self.level.features},{self.features}"'
+        self.attributes = unit.attributes(self.level)
         self.chunks = -(-self.keys // DEPTH)  # tiles of keys (in pairs) of a head
         self.padded_width, self.padded_columns = up(self.width, DEPTH), up(self.columns, SIDE)
 

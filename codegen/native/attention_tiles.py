@@ -31,7 +31,7 @@ def function(
     attributes: str = "",
 ) -> None:
     """Define `void @name(parameters)`, not inlined: `write(builder, *parameters)` writes it."""
-    builder = Builder(module)
+    builder = Builder(module, rounds_halves="bf16" in attributes)
     write(builder, *parameters)
     builder.line("ret void")
     spelled = ", ".join(map(str, parameters))

@@ -190,8 +190,10 @@ class Builder:
     """Writes the body of one function. Variables that change (`slot`) live in allocas of the entry
     block, which LLVM turns into registers."""
 
-    def __init__(self, module: Module) -> None:
-        self.module = module
+    def __init__(self, module: Module, rounds_halves: bool = False) -> None:
+        """`rounds_halves`: the function may use the processor's instruction that rounds f32 to
+        bf16, which takes denormals for zeros."""
+        self.module, self.rounds_halves = module, rounds_halves
         self.lines: list[str] = []
         self.head: list[str] = []
         self.place: object = None  # the user's line that was named last

@@ -17,8 +17,8 @@ DEPTH = 32  # bf16 in a row
 TILE = SIDE * DEPTH  # bf16 in a tile
 BYTES = 64  # of a row
 TILES = 8
-_FEATURES = "+amx-tile,+amx-bf16"
-_PERMISSION = "_ZN2at3cpu8init_amxEv"  # torch asks the system for the unit; false if there is none
+_FEATURES = "+amx-tile,+amx-bf16,+avx512bf16"  # no processor has the first two alone
+PERMISSION = "_ZN2at3cpu8init_amxEv"  # torch asks the system for the unit; false if there is none
 
 
 def may_have(level: Level) -> bool:
@@ -44,7 +44,7 @@ def _add_question(module: Module) -> None:
     known = b.load(Value("@amx.known", PTR), I8)
     b.branch(b.icmp("eq", known, const(I8, 0)), "ask", "say")
     b.label("ask")
-    found = b.call(_PERMISSION, I1)
+    found = b.call(PERMISSION, I1)
     b.store(b.select(found, const(I8, 2), const(I8, 1)), Value("@amx.known", PTR))
     b.line(f"ret {found}")
     b.label("say")

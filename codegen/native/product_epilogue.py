@@ -16,11 +16,13 @@ _LEFT, _RIGHT = Value("%left", I64), Value("%right", I64)
 _ROWS = Value("%rows", I64)
 
 
-def add_epilogue(frame: Frame, left: Side, right: Side) -> Callable[..., None]:
+def add_epilogue(
+    frame: Frame, left: Side, right: Side, name: str = "epilogue", attributes: str = ""
+) -> Callable[..., None]:
     """Define the function that finishes a tile, `(buffers …, tile, batch, left panel, rows, right
     panel)`; what writes a call of it. The tile's rows are as long as a right panel is wide."""
     write = _Epilogue(frame, left, right).write
-    return frame.function("epilogue", (_TILE, _BATCH, _LEFT, _ROWS, _RIGHT), write)
+    return frame.function(name, (_TILE, _BATCH, _LEFT, _ROWS, _RIGHT), write, attributes)
 
 
 class _Epilogue:

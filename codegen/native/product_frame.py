@@ -117,16 +117,20 @@ class Frame:
         return [Value(f"%{n}", PTR) for n in self.buffers]
 
     def function(
-        self, name: str, more: Sequence[Value], write: Callable[[Builder], None]
+        self,
+        name: str,
+        more: Sequence[Value],
+        write: Callable[[Builder], None],
+        attributes: str = "",
     ) -> Callable[..., None]:
         """Define `@{kernel}.{name}(buffers …, more …)`; a function that writes a call of it, given
         a builder and the further arguments."""
         full = f"{self.name}.{name}"
-        b = Builder(self.module)
+        b = Builder(self.module, rounds_halves="bf16" in attributes)
         write(b)
         b.line("ret void")
         spelled = [str(v).replace("ptr %", "ptr noalias %") for v in (*self.arguments, *more)]
-        head = f"define internal void @{full}({', '.join(spelled)}) {{"
+        head = f"define internal void @{full}({', '.join(spelled)}) {attributes}".rstrip() + " {"
         self.module.add(full, "\n".join([head, *b.text(), "}"]))
 
         def call(b: Builder, *given: Value) -> None:

@@ -33,7 +33,7 @@ from tracejit.codegen.native.product_frame import Frame, InPlace, even, make_sid
 from tracejit.codegen.native.rows import digits
 from tracejit.fuse.index import Axis
 from tracejit.fuse.product import Product, index_stride, plain_load, stride
-from tracejit.fuse.scalar import Scalar
+from tracejit.fuse.scalar import Load, Scalar
 from tracejit.runtime.cpu import Level
 
 WIDTH = 2 * SIDE  # rows and columns of a tile of sums
@@ -48,7 +48,19 @@ TASK_NS = 10_000  # work that is worth a thread
 WORDS = Type("i32", SIDE)
 HALVES = Type("i16", SIDE)
 WIDE = Type("float", SIDE)
-ROWS = 4  # of the left factor that are multiplied together on vectors
+AHEAD = 128  # bytes by which rows of the right factor are fetched ahead
+ROWS = 8  # of the left factor that are multiplied together on vectors
+# Of each four lanes the first two, or the last, of two vectors: lane by lane, and pair by pair.
+WORDS_BY_TURNS, PAIRS_BY_TURNS = (
+    [
+        [four + start + lane + part for four in range(0, SIDE, 4) for lane, part in order]
+        for start in (0, 2)
+    ]
+    for order in (
+        [(0, 0), (0, SIDE), (1, 0), (1, SIDE)],
+        [(0, 0), (1, 0), (0, SIDE), (1, SIDE)],
+    )
+)
 DEST = Value("%dest", PTR)
 KERNEL = tuple(
     Value(f"%{name}", type)
@@ -116,7 +128,6 @@ class Matrix:
 
     def write(self) -> list[Phase]:
         """Define the functions; the phases."""
-        self.finish = add_epilogue(self.frame, self.left, self.right)
         more = (DEST, Value("%batch", I64), Value("%panel", I64))
         self.pack_right = self.frame.function("pack_right", more, self._pack_right)
         tasks = self.frame.product.sizes[0] * (self.left.panels // self.left.along)
@@ -125,8 +136,8 @@ class Matrix:
         ns = flops / FLOPS_NS + PACK_NS * WIDTH * DEPTH * self.chunks
         body = f"{self.frame.name}.tiles"
         phases = [self._packing()] if self.scratch else []
-        self._range("unit", unit.attributes(self.frame.level))
-        self._range("plain", "")
+        for way, attributes in (("unit", unit.attributes(self.frame.level)), ("plain", "")):
+            self._range(way, attributes)
         add_body(self.frame.module, body, self._names, self._best_way)
         return [*phases, Phase(body, tasks, max(int(TASK_NS / ns), 1))]
 
@@ -180,6 +191,11 @@ class Matrix:
         value = self.frame.evaluator(b, axes, along, mask).wide(factor)
         return value if mask is None else b.select(mask, value, const(HALVES, 0))
 
+    def _address(self, b: Builder, load: Load, axes: Axes) -> Value:
+        """Where a factor's element lies."""
+        pointer = self.frame.pointers(self.frame.arguments)[load.buffer]
+        return b.gep(pointer, I16, self.frame.evaluator(b, axes).place(load.index).base)
+
     # The right factor: tiles of pairs, two for each 32 steps of k
 
     def _pack_right(self, b: Builder) -> None:
@@ -198,11 +214,21 @@ class Matrix:
 
     def _turned(self, b: Builder, axes: Axes, start: Value) -> None:
         """Elements are neighbours along k: pairs are, too, and are turned as words."""
-        rest = self.inner.size % DEPTH
+        rest, load = self.inner.size % DEPTH, plain_load(self.second)
         last = const(I64, self.right.axis.size - 1)
 
         def square(chunk: Value, half: Value, many: int) -> None:
             rows, first = [], b.add(start, b.mul(half, const(I64, SIDE)))
+            if many == DEPTH and load is not None:
+                given = {**axes, self.inner: b.mul(chunk, const(I64, DEPTH))}
+                for k in range(SIDE):
+                    at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
+                    rows.append(self._address(b, load, {**given, self.right.axis: at}))
+                for row in rows:
+                    b.prefetch(row, AHEAD)
+                for k, pairs in enumerate(_columns(b, rows)):
+                    b.store(pairs, self._to(b, chunk, half, k))
+                return
             for k in range(SIDE):
                 at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
                 here = {**axes, self.right.axis: at}
@@ -269,6 +295,8 @@ class Matrix:
 
     def _range(self, way: str, attributes: str) -> None:
         """The function of a way that does a range of tasks."""
+        sides = self.left, self.right
+        self.finish = add_epilogue(self.frame, *sides, f"epilogue.{way}", attributes)
         module = self.frame.module
         b = Builder(module)
         pointers = [Value(f"%{n}", PTR) for n in self._names]
@@ -315,10 +343,8 @@ class Matrix:
     def _left(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
         """Where a left panel begins, and the bytes from row to row."""
         if self.place is not None:
-            pointer = self.frame.pointers(self.frame.arguments)[self.place.load.buffer]
-            here = {**axes, self.inner: const(I64, 0)}
-            base = self.frame.evaluator(b, here).place(self.place.load.index).base
-            return b.gep(pointer, I16, base), const(I64, 2 * self.place.own_step)
+            address = self._address(b, self.place.load, {**axes, self.inner: const(I64, 0)})
+            return address, const(I64, 2 * self.place.own_step)
         number = b.mul(self.left.batch_at(b, axes), const(I64, self.left.panels))
         number = b.mul(b.add(number, panel), const(I64, WIDTH))
         return self._row(b, number), const(I64, self.row)
@@ -360,7 +386,7 @@ def _on_unit(b: Builder, many: int) -> None:
 
 
 def _on_vectors(b: Builder, many: int) -> None:
-    """The same on vectors: a pair of each of four rows at a time."""
+    """The same on vectors: a pair of each of eight rows at a time."""
     a, step, panel, sums, chunks = KERNEL
     zero, high = const(I64, 0), const(WORDS, -65536)
     with b.loop(zero, const(I64, many * SIDE), ROWS, "row") as row:
@@ -391,6 +417,25 @@ def _on_vectors(b: Builder, many: int) -> None:
             for v in range(2):
                 place = b.gep(sums, F32, b.add(start, const(I64, v * SIDE)))
                 b.store(totals[k][v].get(), place)
+
+
+def _columns(b: Builder, rows: list[Value]) -> list[Value]:
+    """The columns of 16 rows of 16 words in memory: quarters of rows are loaded to where they
+    belong, and turned by fours."""
+    quarter, found = Type("i32", SIDE // 4), []
+    for q in range(4):
+        parts = [b.load(b.gep(row, I32, const(I64, 4 * q)), quarter, 2) for row in rows]
+        fours = []
+        for k in range(4):
+            low, high = (b.shuffle(parts[n], parts[n + 4], range(8)) for n in (k, k + 8))
+            fours.append(b.shuffle(low, high, range(SIDE)))
+        words = [
+            b.shuffle(fours[k], fours[k + 1], order) for k in (0, 2) for order in WORDS_BY_TURNS
+        ]
+        found += [
+            b.shuffle(words[k], words[k + 2], order) for k in range(2) for order in PAIRS_BY_TURNS
+        ]
+    return found
 
 
 def _some(count: int) -> Value:

@@ -112,8 +112,11 @@ def narrow(b: Builder, x: Value, dtype: str) -> Value:
     """An f32 as a half, rounded to nearest, ties to even."""
     if dtype == "f16":
         return b.cast("fptrunc", x, x.type.of("half"))
-    name = f"to_bf16.{x.type.suffix}"
     result = x.type.of("i16")
+    if b.rounds_halves and x.type.lanes == 16:
+        rounded = b.call("llvm.x86.avx512bf16.cvtneps2bf16.512", x.type.of("bfloat"), x)
+        return b.bitcast(rounded, "i16")
+    name = f"to_bf16.{x.type.suffix}"
     b.module.inline(name, result, [x.type], _to_bf16)
     return b.call(name, result, x)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as eager
 
-from tracejit.codegen.native import attention_bf16
+from tracejit.codegen.native import matrix_unit
 from tracejit.codegen.native.attention import generate_attention
 from tracejit.codegen.native.attention_frame import tiling
 from tracejit.codegen.native.objects import compile_kernel, compile_text, spilled
@@ -333,21 +333,9 @@ NO = "_ZN2at18in_parallel_regionEv"  # a function of torch that says no
 
 def test_bf16_without_a_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels ask whether there is one, and do without."""
-    monkeypatch.setattr(attention_bf16, "PERMISSION", NO)
+    monkeypatch.setattr(matrix_unit, "PERMISSION", NO)
     for call in MATRIX:
         check(call, f"native:{LEVELS[0]}")
-
-
-@pytest.mark.skipif("avx512_bf16" not in cpu.host_flags(), reason="no products of pairs")
-def test_bf16_with_products_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a level that has them."""
-    features = f"{cpu.LEVELS['avx512'].features},+avx512bf16"
-    level = replace(cpu.LEVELS["avx512"], name="pairs", features=features)
-    monkeypatch.setitem(cpu.LEVELS, "pairs", level)
-    monkeypatch.setattr(attention_bf16, "PERMISSION", NO)
-    for call in MATRIX:
-        assert "dpbf16" in generate_attention(call.nest(), "attention", "native:pairs").text
-        check(call, "native:pairs")
 
 
 @pytest.mark.parametrize("k", range(6))
