@@ -64,7 +64,14 @@ WORDS_BY_TURNS, PAIRS_BY_TURNS = (
 DEST = Value("%dest", PTR)
 KERNEL = tuple(
     Value(f"%{name}", type)
-    for name, type in zip(("a", "step", "b", "c", "chunks"), (PTR, I64, PTR, PTR, I64), strict=True)
+    for name, type in (
+        ("a", PTR),
+        ("step", I64),
+        ("b", PTR),
+        ("c", PTR),
+        ("chunks", I64),
+        ("rows", I64),
+    )
 )
 Axes = dict[Axis, Value]
 
@@ -331,13 +338,9 @@ class Matrix:
             with b.loop(b.add(base, first), b.add(base, stop), name="left") as row:
                 outer, start = left.place(b, row)
                 a = self._left(b, row, {**axes, **outer, left.axis: start})
-                whole = b.icmp("sle", start, const(I64, left.axis.size - SIDE - 1))
-                for many, needed in ((2, whole), (1, _not(b, whole))):
-                    with b.when(needed):
-                        name = self._kernel(way, many)
-                        b.call_void(name, *a, room, sums, const(I64, self.chunks))
                 rows = b.sub(const(I64, left.axis.size), start)
                 rows = b.intrinsic("llvm.smin", I64, rows, const(I64, WIDTH))
+                b.call_void(self._kernel(way), *a, room, sums, const(I64, self.chunks), rows)
                 self.finish(b, sums, batch, row, rows, column)
 
     def _left(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
@@ -351,13 +354,13 @@ class Matrix:
 
     # Tiles
 
-    def _kernel(self, way: str, many: int) -> str:
-        """Define `@{way}.{many}(a, bytes from row to row, b, c, chunks)`: `many` times 16 rows of
-        32 sums; its name."""
-        name, module = f"{way}.{many}", self.frame.module
+    def _kernel(self, way: str) -> str:
+        """Define `@{way}.tile(a, bytes from row to row, b, c, chunks, rows)`, which computes a tile
+        of sums, of 16 rows if there are no more, else of 32; its name."""
+        name, module = f"{way}.tile", self.frame.module
         if not module.has(name):
             b = Builder(module)
-            {"unit": _on_unit, "plain": _on_vectors}[way](b, many)
+            {"unit": _on_unit, "plain": _on_vectors}[way](b)
             b.line("ret void")
             given = unit.attributes(self.frame.level) if way == "unit" else ""
             head = f"define internal void @{name}({', '.join(map(str, KERNEL))}) {given}".rstrip()
@@ -365,9 +368,19 @@ class Matrix:
         return name
 
 
-def _on_unit(b: Builder, many: int) -> None:
+def _on_unit(b: Builder) -> None:
     """Tiles 0 … 3 are sums, 4 and 5 left of them, 6 and 7 above."""
-    a, step, panel, sums, chunks = KERNEL
+    b.branch(b.icmp("sgt", KERNEL[-1], const(I64, SIDE)), "two", "one")
+    for label, many in (("two", 2), ("one", 1)):
+        b.label(label)
+        _tiles(b, many)
+        b.jump("done")
+    b.label("done")
+
+
+def _tiles(b: Builder, many: int) -> None:
+    """`many` tiles above each other, by two beside each other."""
+    a, step, panel, sums, chunks, _ = KERNEL
     places = [(i, v) for i in range(many) for v in range(2)]
     for i, v in places:
         unit.zero(b, 2 * i + v)
@@ -385,11 +398,13 @@ def _on_unit(b: Builder, many: int) -> None:
         unit.store(b, 2 * i + v, place, 4 * WIDTH)
 
 
-def _on_vectors(b: Builder, many: int) -> None:
+def _on_vectors(b: Builder) -> None:
     """The same on vectors: a pair of each of eight rows at a time."""
-    a, step, panel, sums, chunks = KERNEL
+    a, step, panel, sums, chunks, rows = KERNEL
     zero, high = const(I64, 0), const(WORDS, -65536)
-    with b.loop(zero, const(I64, many * SIDE), ROWS, "row") as row:
+    more = b.icmp("sgt", rows, const(I64, SIDE))
+    count = b.select(more, const(I64, WIDTH), const(I64, SIDE))
+    with b.loop(zero, count, ROWS, "row") as row:
         totals = [[b.slot(const(WIDE, 0.0), "sum") for _ in range(2)] for _ in range(ROWS)]
         line = b.gep(a, I8, b.mul(row, step))
         with (
@@ -441,7 +456,3 @@ def _columns(b: Builder, rows: list[Value]) -> list[Value]:
 def _some(count: int) -> Value:
     """The mask of the first lanes."""
     return lanes_const(Type("i1", SIDE), [k < count for k in range(SIDE)])
-
-
-def _not(b: Builder, condition: Value) -> Value:
-    return b.binary("xor", condition, const(condition.type, 1))
