@@ -63,11 +63,11 @@ class Binary:
     """
 
     code: bytes
-    kind: str  # "cubin" or "hsaco"
+    kind: str  # "cubin", "hsaco" or "object"
     metadata: dict[str, Any] = field(default_factory=dict)
     assembly: str = ""  # ptx or amdgcn
-    registers: int = 0
-    spills: int = 0  # bytes (CUDA) or registers (HIP) spilled to memory
+    registers: int | None = None  # None: the compiler does not say
+    spills: int | None = None  # bytes (CUDA) or registers (HIP) spilled to memory
     shared: int = 0  # bytes of shared memory
     seconds: float = 0.0  # time the compiler took
     compiled: KernelSource | None = (

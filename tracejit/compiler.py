@@ -234,10 +234,11 @@ def summary(binary: Binary | None) -> str:
     """One line about a compiled kernel."""
     if binary is None:
         return "runs from its source"
-    return (
-        f"{len(binary.code)} bytes, {binary.registers} registers, {binary.spills} spilled, "
-        f"{binary.shared} bytes shared, {binary.seconds * 1e3:.0f} ms"
-    )
+    facts = [f"{len(binary.code)} bytes"]
+    if binary.registers is not None:
+        facts += [f"{binary.registers} registers", f"{binary.spills} spilled"]
+        facts.append(f"{binary.shared} bytes shared")
+    return ", ".join([*facts, f"{binary.seconds * 1e3:.0f} ms"])
 
 
 def names_from(graph: Graph, paths: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracejit.ir.products import PRODUCTS
 from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.words import few, plural, times
 from tracejit.sentences import QUIET, state_words
@@ -44,13 +45,17 @@ def _indent(text: list[str]) -> list[str]:
     return [f"  {line}" for line in text]
 
 
+# Matrix products, of which each is computed by who is quickest on the machine.
+MEASURED = frozenset({*PRODUCTS, "mkldnn._linear_pointwise"})
+
+
 def _entry_lines(entry: EntryReport, all_guards: bool, rest: str) -> list[str]:
     text = []
     if entry.seconds:
         times = (f"{name} {value * 1e3:.1f} ms" for name, value in entry.seconds.items())
         text.append(", ".join(times))
     if entry.program:
-        text += _program_lines(entry.facts())
+        text += _program_lines(entry.facts(), entry.target)
     return text + _guard_lines(entry, all_guards, rest)
 
 
@@ -74,7 +79,7 @@ def _guard_lines(entry: EntryReport, all_guards: bool, rest: str) -> list[str]:
     return text + ([f"  versions: {versions}"] if versions else [])
 
 
-def _program_lines(program: dict[str, Any]) -> list[str]:
+def _program_lines(program: dict[str, Any], target: str) -> list[str]:
     total = sum(program["ops"].values())
     often = sorted(program["ops"].items(), key=lambda item: (-item[1], item[0]))
     moved = program["bytes"]
@@ -90,6 +95,8 @@ def _program_lines(program: dict[str, Any]) -> list[str]:
     calls = [(call["op"], call["line"]) for call in program["library"]]
     for op, places in _grouped(calls).items():
         text.append(f"  {op}{times(len(places))} (library): {'; '.join(few(places, MOST_NAMED))}")
+    if target.startswith("native:") and any(op in MEASURED for op, _ in calls):
+        text.append("  (products by the library are quicker here: tracejit doctor has the times)")
     refused = [(each["reason"], _pair(each)) for each in program["refused"]]
     if refused:
         text.append("not fused:")

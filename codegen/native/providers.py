@@ -25,13 +25,14 @@ from tracejit.runtime.store import Item, digest
 
 Times = dict[str, float]  # provider -> microseconds
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # bias, x, w, output
+_LARGE = (504, 1024, 256)
 # Most rows of a class, and the rows, columns and length of sums of the product that stands for it:
 # whole tiles at every level, so that the timed kernel is quick to compile.
 _CLASSES = (
     (1, (1, 512, 512)),
     (32, (8, 512, 512)),
     (256, (112, 512, 512)),
-    (float("inf"), (504, 1024, 256)),
+    (float("inf"), _LARGE),
 )
 _BATCHED = (8, 112, 112, 64)
 # A generated product may take so much longer: what follows it costs no memory traffic, which counts
@@ -51,8 +52,12 @@ def provider(sizes: Sizes, target: str) -> str:
     """
     if cpu.level_of(target).name not in cpu.host_levels():
         return LIBRARY if sizes.dtype in HALVES else GENERATED
-    large = sizes.batch == 1 and sizes.m > _CLASSES[-2][0]
-    return best(times(sizes, target), _MARGIN_LARGE if large else MARGIN)
+    return chosen(_class(sizes), times(sizes, target))
+
+
+def chosen(name: str, measured: Times) -> str:
+    """The provider to take for a class."""
+    return best(measured, _MARGIN_LARGE if name.endswith(f" {_LARGE[0]} rows") else MARGIN)
 
 
 def best(measured: Times, margin: float = MARGIN) -> str:
@@ -66,8 +71,8 @@ def times(sizes: Sizes, target: str) -> Times:
     """Microseconds of each provider for the class of these sizes; measured if not known."""
     store, machine, name = cache.shared().store, _machine(target), _class(sizes)
     known = _known.setdefault(machine, {})
-    if name not in known and (item := store.read(upkeep.HOSTS, machine)):
-        known.update(item.fields["times"])
+    if name not in known:
+        known.update(kept(target))
     if name not in known:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             known[name] = _measure(_stand_in(sizes), target)
@@ -75,6 +80,13 @@ def times(sizes: Sizes, target: str) -> Times:
         fields = {"processor": cpu.host_name(), "target": target, "times": known}
         store.write(upkeep.HOSTS, machine, Item(fields), cache.environment(target, ""))
     return known[name]
+
+
+def kept(target: str) -> dict[str, Times]:
+    """What has been measured on this machine, by class; nothing is measured."""
+    item = cache.shared().store.read(upkeep.HOSTS, _machine(target))
+    found: dict[str, Times] = item.fields["times"] if item else {}
+    return found
 
 
 def _machine(target: str) -> str:

@@ -52,9 +52,9 @@ def compile_kernel(source: KernelSource, target: str) -> Binary:
     with gate:
         for choice in itertools.chain((source,), (lighter() for lighter in source.lighter)):
             binary = compile_once(choice, target)
-            if best is None or binary.spills < best.spills:
+            if best is None or (binary.spills or 0) < (best.spills or 0):
                 best = binary if choice is source else replace(binary, compiled=choice)
-            if binary.spills == 0:
+            if not binary.spills:
                 break
     assert best is not None
     return replace(best, seconds=time.perf_counter() - start)

@@ -21,11 +21,15 @@ import torch
 from click.testing import CliRunner
 
 import tracejit
+from tests.executors import TARGET
 from tracejit.cli.doctor import cache as cachehealth
 from tracejit.cli.doctor import checks, endtoend
 from tracejit.cli.doctor import command as doctor
 from tracejit.cli.doctor.checks import FAULT, MISSING, OK, Check
 from tracejit.cli.root import tracejit as command
+from tracejit.codegen.native import providers
+from tracejit.ir.products import Sizes
+from tracejit.runtime import cpu
 from tracejit.runtime.config import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +126,26 @@ def test_no_interpreter_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch, "numpy")
     (found,) = endtoend.interpreted()
     assert (found.state, found.advice) == (MISSING, "pip install 'tracejit[cpu]'")
+
+
+def test_no_native_code_without_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "lacking", lambda: "native kernels need llvmlite")
+    (found,) = endtoend.native()
+    assert (found.state, found.advice) == (MISSING, "pip install 'tracejit[cpu]'")
+
+
+@pytest.mark.skipif(bool(cpu.lacking()), reason=cpu.lacking() or "native kernels")
+def test_native_code_and_who_computes_products(
+    fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "_known", {})
+    (found,) = endtoend.native()
+    assert found.state == OK
+    assert "matrix products" not in rows(checks.devices())
+    providers.times(Sizes("f32", 1, 2, 8, 8), TARGET)
+    row = rows(checks.devices())["matrix products"]
+    assert row.text.startswith("quickest here: f32 8 rows: ")
+    assert set(row.facts["f32 8 rows"]["microseconds"]) >= {"generated", "aten"}
 
 
 def test_a_package_whose_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ kernels, convolutions channels last. Equal to eager in values, dtypes and stride
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,3 +204,14 @@ def test_products_by_onednn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(compiled(*args), function(*args), check_stride=True)
     ops = str(tracejit.explain(compiled))
     assert ("_linear_pointwise" in ops) == (name in TO_ONEDNN)
+
+
+@pytest.mark.parametrize("way", [LIBRARY, GENERATED])
+def test_a_report_says_why_the_library_computes_a_product(
+    way: str, monkeypatch: pytest.MonkeyPatch, fresh_cache: Path
+) -> None:
+    monkeypatch.setattr(providers, "provider", lambda sizes, target: way)
+    compiled = tracejit.compile(torch.mm, wait=True)
+    compiled(rand(4, 5), rand(5, 6))
+    text = str(tracejit.explain(compiled))
+    assert ("products by the library are quicker here" in text) == (way == LIBRARY)

@@ -188,7 +188,7 @@ def completions(
 @kind_option
 @click.option("--source", is_flag=True, help="Only the source.")
 @click.option("--graph", is_flag=True, help="Only the graph of its plan.")
-@click.option("--ptx", is_flag=True, help="Only a kernel's assembly (PTX; amdgcn on HIP).")
+@click.option("--ptx", is_flag=True, help="Only a kernel's assembly (PTX, amdgcn, or the CPU's).")
 @click.option("--sass", is_flag=True, help="Only a kernel's machine code, disassembled.")
 @directory_option
 @json_option

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracejit.cli.cache.describe import Subject
+from tracejit.runtime import cpu
 from tracejit.runtime.errors import TracejitError
 from tracejit.runtime.store import Item
 
@@ -41,8 +42,15 @@ def graph(found: Subject) -> str:
 
 
 def assembly(found: Subject) -> str:
-    """The stored assembly of a kernel: PTX, or amdgcn on HIP."""
-    _compiled(found, "assembly")
+    """The assembly of a kernel: PTX, or amdgcn on HIP, as stored; of a native kernel, compiled
+    again from its source."""
+    if _compiled(found, "assembly") == "object":
+        from tracejit.codegen.native.objects import compile_text
+
+        if missing := cpu.lacking():
+            raise TracejitError(text=f"{missing}, to compile it again for its assembly")
+        level = cpu.level_of(str(found.entry.target))
+        return compile_text(found.item.text("kernel.py"), level, assembly=True)[1]
     if not found.item.parts.get("assembly"):
         raise TracejitError(text=f"kernel {found.entry.short} was stored without its assembly")
     return found.item.text("assembly")

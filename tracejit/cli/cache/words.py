@@ -28,17 +28,21 @@ def _kernel(found: Subject) -> Iterator[Row]:
         yield "of", entry.model
     for line in model_lines(found):
         yield "lines", line
-    tiles = ", ".join(f"{name} = {value}" for name, value in facts["tiles"].items())
-    yield (
-        "launch",
-        f"{plural(facts['programs'], 'program')} of {plural(facts['warps'], 'warp')}, "
-        f"{plural(facts['stages'], 'stage')}{'; ' + tiles if tiles else ''}",
-    )
+    if not facts["target"].startswith("native:"):  # which has threads, as many as there are
+        yield "launch", _launch(facts)
     for line in _parameters(facts["parameters"]):
         yield "parameters", line
     yield "bytes", f"reads {_size(facts['reads'])}, writes {_size(facts['writes'])} in a launch"
     yield "code", _machine_code(facts["machine_code"])
     yield from _uses(found)
+
+
+def _launch(facts: dict[str, Any]) -> str:
+    tiles = ", ".join(f"{name} = {value}" for name, value in facts["tiles"].items())
+    return (
+        f"{plural(facts['programs'], 'program')} of {plural(facts['warps'], 'warp')}, "
+        f"{plural(facts['stages'], 'stage')}{'; ' + tiles if tiles else ''}"
+    )
 
 
 def _and(words: str) -> str:
@@ -80,11 +84,11 @@ def _machine_code(code: dict[str, Any] | None) -> str:
     if code is None:
         return "none: it runs from its source"
     lighter = ", with lighter tiles because the first ones spilled" if code["lighter_tiles"] else ""
-    return (
-        f"{size_words(code['bytes'])} of {code['kind']}, {plural(code['registers'], 'register')}, "
-        f"{code['spills']} spilled, {size_words(code['shared'])} of shared memory, compiled in "
-        f"{code['seconds'] * 1e3:.0f} ms{lighter}"
-    )
+    facts = [f"{size_words(code['bytes'])} of {code['kind']}"]
+    if code["registers"] is not None:
+        facts += [plural(code["registers"], "register"), f"{code['spills']} spilled"]
+        facts.append(f"{size_words(code['shared'])} of shared memory")
+    return f"{', '.join(facts)}, compiled in {code['seconds'] * 1e3:.0f} ms{lighter}"
 
 
 def _uses(found: Subject) -> Iterator[Row]:

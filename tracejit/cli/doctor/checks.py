@@ -164,7 +164,24 @@ def devices() -> Iterator[Check]:
         f"may be used, torch uses {plural(threads, 'thread')}",
         facts={"model": model, "features": features, "usable": usable, "threads": threads},
     )
+    yield from _products()
     yield from _gpus(torch)
+
+
+def _products() -> Iterator[Check]:
+    """Who computes matrix products in native kernels, as far as it has been measured here."""
+    from tracejit.runtime import cpu
+
+    if cpu.lacking():
+        return
+    from tracejit.codegen.native import providers
+
+    found = providers.kept(f"native:{cpu.host_levels()[0]}")
+    if found:
+        by = {name: providers.chosen(name, times) for name, times in sorted(found.items())}
+        text = "; ".join(f"{name}: {who}" for name, who in by.items())
+        facts = {name: {"by": by[name], "microseconds": found[name]} for name in by}
+        yield Check("devices", "matrix products", OK, f"quickest here: {text}", facts=facts)
 
 
 def _gpus(torch: Any) -> Iterator[Check]:

@@ -45,7 +45,7 @@ def end_to_end() -> Iterator[Check]:
             text = f"needs {package.name}, whose import fails"
             yield Check(GROUP, STEPS["compiled_for_gpu"], FAULT, text)
             return
-    for step in (compiled_for_gpu, interpreted, on_gpu):
+    for step in (compiled_for_gpu, interpreted, native, on_gpu):
         try:
             yield from step()
         except Exception as error:
@@ -57,6 +57,7 @@ def end_to_end() -> Iterator[Check]:
 STEPS = {
     "compiled_for_gpu": f"compile for {TARGET}",
     "interpreted": "interpreter",
+    "native": "native code",
     "on_gpu": "run on the GPU",
 }
 
@@ -112,6 +113,17 @@ def interpreted() -> Iterator[Check]:
         yield Check(GROUP, STEPS["interpreted"], MISSING, "needs numpy", command)
         return
     yield _beside_eager("interpret", "cpu", STEPS["interpreted"])
+
+
+def native() -> Iterator[Check]:
+    """The same loop nest as code for this CPU, beside eager."""
+    from tracejit.runtime import cpu
+
+    if missing := cpu.lacking():
+        command = next(p for p in PACKAGES if p.name == "llvmlite").command
+        yield Check(GROUP, STEPS["native"], MISSING, missing, command)
+        return
+    yield _beside_eager("native", "cpu", STEPS["native"])
 
 
 def on_gpu() -> Iterator[Check]:
