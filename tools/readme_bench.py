@@ -1,9 +1,10 @@
-"""Writes the README's comparison: figures of the committed result of `tracejit bench`.
+"""Writes the README's comparison: figures of the committed results of `tracejit bench`.
 
     python tools/readme_bench.py [--check]
 
-With --check nothing is written; the exit status is 1 if the README shows other figures than
-benchmarks/results/cpu.json holds.
+With --check nothing is written; the exit status is 1 if the README shows other figures than the
+files in benchmarks/results hold: cpu.json (start-up of the default workloads), models.json and
+micro.json (steady state of the suites).
 """
 
 from __future__ import annotations
@@ -17,27 +18,57 @@ from tracejit.benchmarks.columns import NONE, Rows, seconds, times
 from tracejit.benchmarks.document import Document, read, samples
 from tracejit.benchmarks.peers import CONTROL, EAGER
 from tracejit.benchmarks.stats import ratios, spread
+from tracejit.benchmarks.summary import summary
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RESULT = ROOT / "README.md", ROOT / "benchmarks" / "results" / "cpu.json"
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
 BEGIN = "<!-- figures: written by tools/readme_bench.py -->\n"
 END = "<!-- end of figures -->\n"
-PEERS = ("torch.compile", "max-autotune", "tracejit")
+PEERS = ("torch.compile", "max-autotune", "jax.jit", "tf.function", "tracejit")
+SUITES = ("models", "micro")
 
 
 def block() -> str:
     """What stands between the two marks of the README."""
-    document = read(RESULT)
-    return "\n".join([*_heading(document), "", *_table(document), "", *_notes(document)]) + "\n"
+    document = read(RESULTS / "cpu.json")
+    suites = {name: read(RESULTS / f"{name}.json") for name in SUITES}
+    steady = [*_suites_heading(suites), "", *_suites(suites)]
+    lines = [*_heading(document), "", *_table(document), "", *steady, "", *_notes(document)]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(document: Document) -> str:
+    about = document.machine
+    return f"{about['processor']} with {about['cores']} cores, {document.date[:10]}"
 
 
 def _heading(document: Document) -> Iterator[str]:
-    machine = document.machine
-    versions = " and ".join(f"{name} {document.versions[name]}" for name in ("torch", "triton"))
-    yield (
-        f"Own seconds, cold / warm, on {machine['processor']} with {machine['cores']} cores, "
-        f"{versions}, {document.date[:10]}:"
+    names = [name for name in ("torch", "triton", "jax", "tensorflow") if name in document.versions]
+    versions = ", ".join(f"{name} {document.versions[name]}" for name in names)
+    yield f"Own seconds, cold / warm, on {_machine(document)}; {versions}:"
+
+
+def _suites_heading(suites: dict[str, Document]) -> Iterator[str]:
+    machines = " and ".join(dict.fromkeys(_machine(document) for document in suites.values()))
+    yield f"Steady state, how many times faster tracejit is (geometric mean), on {machines}:"
+
+
+def _suites(suites: dict[str, Document]) -> Iterator[str]:
+    others = [EAGER, *(peer for peer in PEERS if peer != "tracejit")]
+    heads = (
+        "suite",
+        "calls",
+        *(f"than {peer}" for peer in others),
+        "beside the best of all, at worst",
     )
+    yield f"| {' | '.join(heads)} |"
+    yield f"|---|{'---:|' * (len(heads) - 1)}"
+    for suite, document in suites.items():
+        for group in summary(document, suite):
+            cells = [f"{group.versus[p].value:.2f}×" if p in group.versus else NONE for p in others]
+            worst = group.worst
+            last = f"{worst.ratio.value:.2f}× ({worst.workload})" if worst else NONE
+            yield f"| {suite}: {group.name} | {group.count} | {' | '.join(cells)} | {last} |"
 
 
 def _table(document: Document) -> Iterator[str]:
