@@ -2,8 +2,10 @@
 
 Tiles are 32×32: of the left factor, rows as they lie in memory, or packed before all tasks; of the
 right one, panels of 32 columns that a task packs for itself, pairs of k side by side; for each pair
-of panels a tile of f32 sums, finished while it is in the nearest cache. Without a matrix unit the
-same tiles are multiplied on vectors of f32.
+of panels a tile of f32 sums, finished while it is in the nearest cache. Where that is less work,
+factors change places: the right one is read where it lies, the left one is packed in pairs, before
+all tasks, and tiles of sums are turned. Without a matrix unit the same tiles are multiplied on
+vectors of f32.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from tracejit.codegen.native.builder import (
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 from tracejit.codegen.native.product_epilogue import add_epilogue
-from tracejit.codegen.native.product_frame import Frame, InPlace, even, make_side
+from tracejit.codegen.native.product_frame import Frame, InPlace, Side, even, make_side
 from tracejit.codegen.native.rows import digits
 from tracejit.fuse.index import Axis
 from tracejit.fuse.product import Product, index_stride, plain_load, stride
@@ -104,39 +106,49 @@ class Matrix:
         self.frame, product = frame, frame.product
         found = halves(product)
         assert found is not None
-        self.first, self.second = found
+        self.factors = {"left": found[0], "right": found[1]}
         (self.inner,) = product.inner
         self.left = make_side(product, "left", WIDTH)
         self.right = make_side(product, "right", WIDTH)
         self.chunks = -(-self.inner.size // DEPTH)
-        self.place = self._in_place()
-        self.row = 2 * DEPTH * self.chunks  # bytes of a packed row of the left factor
-        packed = 0 if self.place else self.left.batches * self.left.panels
-        self.scratch = packed * WIDTH * self.row
+        self.row = 2 * DEPTH * self.chunks  # bytes of a packed row
         near = max(NEAR // (WIDTH * self.row), 1)
         tasks = product.sizes[0] * (self.left.panels // self.left.along) * self.right.panels
         wanted = max(self.left.along * tasks // WANTED, REUSED)
         self.group = even(self.left.along, min(near, wanted))
+        self.swapped = self._swapped()
+        self.place = self._in_place(self.right if self.swapped else self.left)
+        packed = self.left.batches * self.left.panels if self.swapped or not self.place else 0
+        self.scratch = packed * WIDTH * self.row
 
     def __str__(self) -> str:
-        packed = "" if self.place else ", left packed"
-        return f"tiles of the matrix unit, {self.group} of {WIDTH}×{WIDTH} a task{packed}"
+        packed = ", left packed" if self.scratch else ""
+        turned = ", turned" if self.swapped else ""
+        return f"tiles of the matrix unit, {self.group} of {WIDTH}×{WIDTH} a task{packed}{turned}"
 
-    def _in_place(self) -> InPlace | None:
-        """How the left factor is read where it lies, if its tiles are whole."""
-        load = plain_load(self.first)
+    def _swapped(self) -> bool:
+        """Whether factors change places: by the squares of 16×16 words that are turned."""
+        if self._in_place(self.right) is None:
+            return False
+        batch, m, n, k = self.frame.product.sizes
+        pairs = batch * -(-self.left.along // self.group) * n * k
+        return pairs > (m * self.left.batches * k + 2 * batch * m * n)
+
+    def _in_place(self, side: Side) -> InPlace | None:
+        """How a factor's rows are read where they lie, if its tiles are whole."""
+        load = plain_load(self.factors[side.name])
         if load is None or load.index.indirects() or self.inner.size % DEPTH:
             return None
-        own = index_stride(load.index, self.left.axis)
+        own = index_stride(load.index, side.axis)
         inner = index_stride(load.index, self.inner)
-        if own is None or inner != 1 or self.left.axis.size % SIDE:
+        if own is None or inner != 1 or side.axis.size % SIDE:
             return None
         return InPlace(load, own, inner)
 
     def write(self) -> list[Phase]:
         """Define the functions; the phases."""
         more = (DEST, Value("%batch", I64), Value("%panel", I64))
-        self.pack_right = self.frame.function("pack_right", more, self._pack_right)
+        self.pack = self.frame.function("pairs", more, self._pack_pairs)
         tasks = self.frame.product.sizes[0] * (self.left.panels // self.left.along)
         tasks *= -(-self.left.along // self.group) * self.right.panels
         flops = 2.0 * self.group * WIDTH * WIDTH * DEPTH * self.chunks
@@ -155,14 +167,19 @@ class Matrix:
     # The left factor
 
     def _packing(self) -> Phase:
-        """A task packs one left panel, row by row; beyond the last row that one repeats."""
+        """A task packs one left panel: in pairs, or row by row; beyond the last row that one
+        repeats."""
         frame, left = self.frame, self.left
 
         def write(b: Builder, _: object, begin: Value, end: Value) -> None:
             panels, last = const(I64, left.panels), const(I64, left.axis.size - 1)
             with b.loop(begin, end, name="task") as task:
-                batch = digits(b, b.binary("udiv", task, panels), left.batch)
-                outer, start = left.place(b, b.binary("urem", task, panels))
+                number, panel = b.binary("udiv", task, panels), b.binary("urem", task, panels)
+                if self.swapped:
+                    self.pack(b, self._row(b, b.mul(task, const(I64, WIDTH))), number, panel)
+                    return
+                batch = digits(b, number, left.batch)
+                outer, start = left.place(b, panel)
                 with b.loop(const(I64, 0), const(I64, WIDTH), name="row") as row:
                     at = b.intrinsic("llvm.smin", I64, b.add(start, row), last)
                     number = b.add(b.mul(task, const(I64, WIDTH)), row)
@@ -182,20 +199,20 @@ class Matrix:
         size = self.inner.size
         whole, rest = size // SIDE * SIDE, size % SIDE
         with b.loop(const(I64, 0), const(I64, whole), SIDE, str(self.inner)) as k:
-            value = self._vector(b, self.first, {**axes, self.inner: k}, self.inner)
+            value = self._vector(b, self.left, {**axes, self.inner: k}, self.inner)
             b.store(value, b.gep(dest, I16, k))
         if rest:
             at = const(I64, whole)
-            value = self._vector(b, self.first, {**axes, self.inner: at}, self.inner, _some(rest))
+            value = self._vector(b, self.left, {**axes, self.inner: at}, self.inner, _some(rest))
             b.store(value, b.gep(dest, I16, at))
         if 0 < size % DEPTH <= SIDE:
             b.store(const(HALVES, 0), b.gep(dest, I16, const(I64, self.chunks * DEPTH - SIDE)))
 
     def _vector(
-        self, b: Builder, factor: Scalar, axes: Axes, along: Axis, mask: Value | None = None
+        self, b: Builder, side: Side, axes: Axes, along: Axis, mask: Value | None = None
     ) -> Value:
-        """16 elements along an axis; zeros outside the mask."""
-        value = self.frame.evaluator(b, axes, along, mask).wide(factor)
+        """16 elements of a factor along an axis; zeros outside the mask."""
+        value = self.frame.evaluator(b, axes, along, mask).wide(self.factors[side.name])
         return value if mask is None else b.select(mask, value, const(HALVES, 0))
 
     def _address(self, b: Builder, load: Load, axes: Axes) -> Value:
@@ -203,12 +220,17 @@ class Matrix:
         pointer = self.frame.pointers(self.frame.arguments)[load.buffer]
         return b.gep(pointer, I16, self.frame.evaluator(b, axes).place(load.index).base)
 
-    # The right factor: tiles of pairs, two for each 32 steps of k
+    # The factor in pairs: two tiles for each 32 steps of k
 
-    def _pack_right(self, b: Builder) -> None:
-        axes = digits(b, Value("%batch", I64), self.right.batch)
-        outer, start = self.right.place(b, Value("%panel", I64))
-        inner, own = stride(self.second, self.inner), stride(self.second, self.right.axis)
+    @property
+    def paired(self) -> Side:
+        return self.left if self.swapped else self.right
+
+    def _pack_pairs(self, b: Builder) -> None:
+        side, factor = self.paired, self.factors[self.paired.name]
+        axes = digits(b, Value("%batch", I64), side.batch)
+        outer, start = side.place(b, Value("%panel", I64))
+        inner, own = stride(factor, self.inner), stride(factor, side.axis)
         pack = self._turned if inner == 1 and own != 1 else self._side_by_side
         pack(b, {**axes, **outer}, start)
 
@@ -221,8 +243,8 @@ class Matrix:
 
     def _turned(self, b: Builder, axes: Axes, start: Value) -> None:
         """Elements are neighbours along k: pairs are, too, and are turned as words."""
-        rest, load = self.inner.size % DEPTH, plain_load(self.second)
-        last = const(I64, self.right.axis.size - 1)
+        side, rest = self.paired, self.inner.size % DEPTH
+        load, last = plain_load(self.factors[side.name]), const(I64, side.axis.size - 1)
 
         def square(chunk: Value, half: Value, many: int) -> None:
             rows, first = [], b.add(start, b.mul(half, const(I64, SIDE)))
@@ -230,7 +252,7 @@ class Matrix:
                 given = {**axes, self.inner: b.mul(chunk, const(I64, DEPTH))}
                 for k in range(SIDE):
                     at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
-                    rows.append(self._address(b, load, {**given, self.right.axis: at}))
+                    rows.append(self._address(b, load, {**given, side.axis: at}))
                 for row in rows:
                     b.prefetch(row, AHEAD)
                 for k, pairs in enumerate(_columns(b, rows)):
@@ -238,7 +260,7 @@ class Matrix:
                 return
             for k in range(SIDE):
                 at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
-                here = {**axes, self.right.axis: at}
+                here = {**axes, side.axis: at}
                 parts = []
                 for begin in (0, SIDE):
                     place = b.add(b.mul(chunk, const(I64, DEPTH)), const(I64, begin))
@@ -248,7 +270,7 @@ class Matrix:
                         continue
                     mask = _some(count) if count < SIDE else None
                     given = {**here, self.inner: place}
-                    parts.append(self._vector(b, self.second, given, self.inner, mask))
+                    parts.append(self._vector(b, side, given, self.inner, mask))
                 both = b.shuffle(parts[0], parts[1], range(DEPTH))
                 rows.append(b.cast("bitcast", both, WORDS))
             for k, pairs in enumerate(transposed(b, rows)):
@@ -264,7 +286,7 @@ class Matrix:
 
     def _side_by_side(self, b: Builder, axes: Axes, start: Value) -> None:
         """Elements are neighbours along the columns, or nowhere: two rows are interleaved."""
-        size, columns = self.inner.size, self.right.axis.size
+        side, size = self.paired, self.inner.size
         with (
             b.loop(const(I64, 0), const(I64, self.chunks), name="chunk") as chunk,
             b.loop(const(I64, 0), const(I64, SIDE), name="pair") as pair,
@@ -273,15 +295,15 @@ class Matrix:
             for half in range(2):
                 at = b.add(start, const(I64, half * SIDE))
                 mask = None
-                if columns % WIDTH:
-                    left = b.splat(b.sub(const(I64, columns), at), SIDE)
+                if side.axis.size % WIDTH:
+                    left = b.splat(b.sub(const(I64, side.axis.size), at), SIDE)
                     mask = b.icmp("slt", iota(Type("i64", SIDE)), left)
                 rows = []
                 for step in range(2):
                     k = b.add(first, const(I64, step))
                     place = b.intrinsic("llvm.smin", I64, k, const(I64, size - 1))
-                    here = {**axes, self.right.axis: at, self.inner: place}
-                    row = self._vector(b, self.second, here, self.right.axis, mask)
+                    here = {**axes, side.axis: at, self.inner: place}
+                    row = self._vector(b, side, here, side.axis, mask)
                     if size % DEPTH:
                         inside = b.icmp("slt", k, const(I64, size))
                         row = b.select(inside, row, const(HALVES, 0))
@@ -324,33 +346,47 @@ class Matrix:
             Axis("group", -(-left.along // self.group)),
             Axis("right", right.panels),
         ]
-        room = b.alloca(I16, WIDTH * DEPTH * self.chunks, name="room")
+        room = None if self.swapped else b.alloca(I16, WIDTH * DEPTH * self.chunks, name="room")
         sums = b.alloca(F32, WIDTH * WIDTH, name="sums")
+        turned = b.alloca(F32, WIDTH * WIDTH, name="turned") if self.swapped else sums
         with b.loop(begin, end, name="task") as task:
             at = digits(b, task, order)
             batch, above, group, column = (at[axis] for axis in order)
             axes = digits(b, batch, frame.product.batch)
-            self.pack_right(b, room, right.batch_at(b, axes), column)
+            if room is not None:
+                self.pack(b, room, right.batch_at(b, axes), column)
             first = b.mul(group, const(I64, self.group))
             stop = b.add(first, const(I64, self.group))
             stop = b.intrinsic("llvm.smin", I64, stop, const(I64, left.along))
             base = b.mul(above, const(I64, left.along))
             with b.loop(b.add(base, first), b.add(base, stop), name="left") as row:
-                outer, start = left.place(b, row)
-                a = self._left(b, row, {**axes, **outer, left.axis: start})
-                rows = b.sub(const(I64, left.axis.size), start)
-                rows = b.intrinsic("llvm.smin", I64, rows, const(I64, WIDTH))
-                b.call_void(self._kernel(way), *a, room, sums, const(I64, self.chunks), rows)
+                rows = self._count(b, left, row)
+                many = self._count(b, right, column) if self.swapped else rows
+                a = self._rows(b, column if self.swapped else row, axes)
+                panel = self._packed(b, row, axes) if room is None else room
+                b.call_void(self._kernel(way), *a, panel, turned, const(I64, self.chunks), many)
+                if self.swapped:
+                    _turn(b, turned, sums)
                 self.finish(b, sums, batch, row, rows, column)
 
-    def _left(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
-        """Where a left panel begins, and the bytes from row to row."""
-        if self.place is not None:
-            address = self._address(b, self.place.load, {**axes, self.inner: const(I64, 0)})
-            return address, const(I64, 2 * self.place.own_step)
+    def _count(self, b: Builder, side: Side, panel: Value) -> Value:
+        """How many of a panel's rows (or columns) there are."""
+        left = b.sub(const(I64, side.axis.size), side.place(b, panel)[1])
+        return b.intrinsic("llvm.smin", I64, left, const(I64, WIDTH))
+
+    def _rows(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
+        """Where a panel of rows begins, and the bytes from row to row."""
+        if self.place is None:
+            return self._packed(b, panel, axes), const(I64, self.row)
+        side = self.right if self.swapped else self.left
+        outer, start = side.place(b, panel)
+        here = {**axes, **outer, side.axis: start, self.inner: const(I64, 0)}
+        return self._address(b, self.place.load, here), const(I64, 2 * self.place.own_step)
+
+    def _packed(self, b: Builder, panel: Value, axes: Axes) -> Value:
+        """Where a packed left panel is."""
         number = b.mul(self.left.batch_at(b, axes), const(I64, self.left.panels))
-        number = b.mul(b.add(number, panel), const(I64, WIDTH))
-        return self._row(b, number), const(I64, self.row)
+        return self._row(b, b.mul(b.add(number, panel), const(I64, WIDTH)))
 
     # Tiles
 
@@ -432,6 +468,17 @@ def _on_vectors(b: Builder) -> None:
             for v in range(2):
                 place = b.gep(sums, F32, b.add(start, const(I64, v * SIDE)))
                 b.store(totals[k][v].get(), place)
+
+
+def _turn(b: Builder, tile: Value, into: Value) -> None:
+    """A tile of sums, its rows as columns."""
+    for i in range(2):
+        for v in range(2):
+            place = [(i * SIDE + k) * WIDTH + v * SIDE for k in range(SIDE)]
+            rows = [b.gep(tile, F32, const(I64, p)) for p in place]
+            for k, column in enumerate(_columns(b, rows)):
+                to = const(I64, (v * SIDE + k) * WIDTH + i * SIDE)
+                b.store(b.cast("bitcast", column, WIDE), b.gep(into, F32, to))
 
 
 def _columns(b: Builder, rows: list[Value]) -> list[Value]:

@@ -55,6 +55,10 @@ SHAPES = [
     (48, 96, 70),
     (64, 100, 64),
     (300, 33, 40),
+    # The right factor read where it lies, if its elements are neighbours along k.
+    (5, 128, 48),
+    (40, 256, 160),
+    (97, 512, 80),
 ]
 
 
@@ -109,6 +113,24 @@ def test_what_is_not_finite_stays_where_it_is(way: str) -> None:
     (ours,) = w.kernel("avx512", w.mm(*w.inputs))()
     want = a.double() @ b.double()
     assert torch.equal(ours.isnan(), want.isnan()) and torch.equal(ours.isinf(), want.isinf())
+
+
+@pytest.mark.parametrize("k, turned", [(256, True), (255, False)])
+def test_factors_change_places(way: str, k: int, turned: bool) -> None:
+    """Where the right one's rows are whole tiles, and packing them would be more work; in a batch,
+    with something before and after."""
+    a, b, rest = half(2, 21, k), half(2, 48, k).mT, half(2, 21, 48)
+    w = Written(a, b, rest)
+    x, y, r = w.inputs
+    out = w("add.Tensor", w.mm(w("relu", x), y), r)
+    nest, _ = w.nest(out)
+    product = as_product(nest)
+    assert product is not None
+    source = generate_product(nest, product, "kernel", "native:avx512")
+    assert ("turned" in source.strategy) == turned
+    left, right = a.double().relu(), b.double()
+    want = ((left @ right).to(BF16) + rest).double()
+    check(w, out, want=want, size=(left @ right.abs() + rest.double().abs()) * 2**12)
 
 
 def test_threads_change_no_bit(way: str) -> None:
