@@ -25,15 +25,18 @@ from tracejit.runtime.store import Item, digest
 
 Times = dict[str, float]  # provider -> microseconds
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # bias, x, w, output
-_LARGE = (504, 1024, 256)
-# Most rows of a class, and the rows, columns and length of sums of the product that stands for it:
-# whole tiles at every level, so that the timed kernel is quick to compile.
+# Most rows and the longest sums of a class, and rows, columns and length of the product that stands
+# for it: whole tiles at every level, so that the timed kernel is quick to compile.
+_ANY = float("inf")
 _CLASSES = (
-    (1, (1, 512, 512)),
-    (32, (8, 512, 512)),
-    (256, (112, 512, 512)),
-    (float("inf"), _LARGE),
+    (1, _ANY, (1, 512, 512)),
+    (32, _ANY, (8, 512, 512)),
+    (256, _ANY, (112, 512, 512)),
+    (_ANY, 128, (1008, 256, 64)),
+    (_ANY, 1024, (504, 1024, 256)),
+    (_ANY, _ANY, (504, 512, 2048)),
 )
+_LARGE = 504  # rows
 _BATCHED = (8, 112, 112, 64)
 # A generated product may take so much longer: what follows it costs no memory traffic, which counts
 # the less the longer the product takes itself.
@@ -57,7 +60,7 @@ def provider(sizes: Sizes, target: str) -> str:
 
 def chosen(name: str, measured: Times) -> str:
     """The provider to take for a class."""
-    return best(measured, _MARGIN_LARGE if name.endswith(f" {_LARGE[0]} rows") else MARGIN)
+    return best(measured, _MARGIN_LARGE if f" {_LARGE} rows" in name else MARGIN)
 
 
 def best(measured: Times, margin: float = MARGIN) -> str:
@@ -98,13 +101,15 @@ def _machine(target: str) -> str:
 def _class(sizes: Sizes) -> str:
     if sizes.batch > 1:
         return f"{sizes.dtype} batched"
-    return f"{sizes.dtype} {_stand_in(sizes).m} rows"
+    same = _stand_in(sizes)
+    return f"{sizes.dtype} {same.m} rows of {same.k}"
 
 
 def _stand_in(sizes: Sizes) -> Sizes:
     if sizes.batch > 1:
         return Sizes(sizes.dtype, *_BATCHED)
-    return Sizes(sizes.dtype, 1, *next(same for most, same in _CLASSES if sizes.m <= most))
+    fitting = (same for m, k, same in _CLASSES if sizes.m <= m and sizes.k <= k)
+    return Sizes(sizes.dtype, 1, *next(fitting))
 
 
 def _measure(sizes: Sizes, target: str) -> Times:

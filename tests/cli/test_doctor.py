@@ -144,8 +144,8 @@ def test_native_code_and_who_computes_products(
     assert "matrix products" not in rows(checks.devices())
     providers.times(Sizes("f32", 1, 2, 8, 8), TARGET)
     row = rows(checks.devices())["matrix products"]
-    assert row.text.startswith("quickest here: f32 8 rows: ")
-    assert set(row.facts["f32 8 rows"]["microseconds"]) >= {"generated", "aten"}
+    assert row.text.startswith("quickest here: f32 8 rows of 512: ")
+    assert set(row.facts["f32 8 rows of 512"]["microseconds"]) >= {"generated", "aten"}
 
 
 def test_a_package_whose_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,13 +56,16 @@ def test_large_products_get_no_margin(clock: Clock, monkeypatch: pytest.MonkeyPa
     near = {LIBRARY: 10.0, GENERATED: 10.5}
     monkeypatch.setattr(providers, "_measure", lambda sizes, target: near)
     assert providers.provider(Sizes("f32", 1, 100, 64, 64), TARGET) == GENERATED
-    assert providers.provider(Sizes("f32", 1, 1000, 64, 64), TARGET) == LIBRARY
+    assert providers.provider(Sizes("f32", 1, 1000, 64, 64), TARGET) == GENERATED  # short sums
+    assert providers.provider(Sizes("f32", 1, 1000, 64, 640), TARGET) == LIBRARY
+    assert providers.provider(Sizes("f32", 1, 1000, 64, 6400), TARGET) == LIBRARY
 
 
 def test_each_class_is_measured_once(clock: Clock) -> None:
     for sizes in (
         Sizes("f32", 1, 1, 10, 20),
         Sizes("f32", 1, 1, 4000, 20),
+        Sizes("f32", 1, 1, 10, 4000),
         Sizes("f32", 1, 5, 10, 20),
         Sizes("f32", 1, 32, 10, 20),
         Sizes("bf16", 1, 32, 10, 20),
@@ -71,11 +74,15 @@ def test_each_class_is_measured_once(clock: Clock) -> None:
         Sizes("f32", 1, 200, 10, 20),
         Sizes("f32", 1, 257, 10, 20),
         Sizes("f32", 1, 10**6, 10, 20),
+        Sizes("f32", 1, 300, 10, 200),
+        Sizes("f32", 1, 400, 10, 1024),
+        Sizes("f32", 1, 300, 10, 2000),
     ):
         assert providers.provider(sizes, TARGET) == LIBRARY
-    rows = [(s.dtype, s.batch, s.m) for s in clock.asked]
-    f32 = [(1, 1), (1, 8), (8, 112), (1, 112), (1, 504)]
-    assert sorted(rows) == sorted([("bf16", 1, 8), *(("f32", *pair) for pair in f32)])
+    rows = [(s.dtype, s.batch, s.m, s.k) for s in clock.asked]
+    f32 = [(1, 1, 512), (1, 8, 512), (8, 112, 64), (1, 112, 512)]
+    f32 += [(1, 1008, 64), (1, 504, 256), (1, 504, 2048)]
+    assert sorted(rows) == sorted([("bf16", 1, 8, 512), *(("f32", *each) for each in f32)])
 
 
 def test_times_are_kept(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
