@@ -26,7 +26,7 @@ format: $(READY) ## apply the formatter and the safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) ## workloads beside eager and torch.compile (about twenty minutes; ARGS="gpt --quick")
+bench: $(READY) ## workloads beside eager and all compilers that are installed (half an hour; ARGS="gpt --quick")
 	@$(BIN)/tracejit bench $(ARGS)
 
 clean: ## remove the environment and what tools left behind

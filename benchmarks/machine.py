@@ -37,7 +37,9 @@ PREFIXES = (
     "MALLOC_",
     "JAX_",
     "XLA_",
-    "TF_",
+    "TF_ENABLE_",  # not TF_CLI_…, which are Terraform's
+    "TF_NUM_",
+    "TF_XLA_",
 )
 FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "asimd", "sve")
 

@@ -31,7 +31,8 @@ SUITES = ("models", "micro")
 def block() -> str:
     """What stands between the two marks of the README."""
     document = read(RESULTS / "cpu.json")
-    suites = {name: read(RESULTS / f"{name}.json") for name in SUITES}
+    paths = {name: RESULTS / f"{name}.json" for name in SUITES}
+    suites = {name: read(path) for name, path in paths.items() if path.exists()}
     steady = [*_suites_heading(suites), "", *_suites(suites)]
     lines = [*_heading(document), "", *_table(document), "", *steady, "", *_notes(document)]
     return "\n".join(lines) + "\n"
