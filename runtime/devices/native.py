@@ -1,4 +1,4 @@
-"""Runs native kernels: object code is loaded through LLVM and called with the tensors' addresses.
+"""Runs native kernels: object code is put into memory (objectfile.py, or LLVM) and called.
 
 A kernel is a Python function in machine code (codegen/native/entry.py), which takes the tensors
 themselves: a call costs about 0.1 µs.
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime import cpu, private
+from tracejit.runtime.devices import objectfile
 from tracejit.runtime.devices.base import Launchable
 from tracejit.runtime.kernel import Binary, KernelSource
 
@@ -66,19 +67,30 @@ def _nothing(*tensors: torch.Tensor) -> None:
 
 def entry(name: str, code: bytes, symbols: tuple[str, ...]) -> Callable[..., None]:
     """The function `name` of an object file, as a Python function of tensors."""
-    llvm = cpu.llvm()
-    for symbol in symbols:
-        _provide(symbol)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), cpu.loading_machine())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    address = engine.get_function_address(name)
+    engine: Any
+    try:
+        engine = objectfile.load(code, _address_of)
+        address = engine.addresses.get(name)
+    except objectfile.Unknown:
+        engine = _by_llvm(code, symbols)
+        address = engine.get_function_address(name)
     if not address:
         raise ValueError(f"the object code has no function {name}")
     definition = _Definition(name.encode(), address, METH_FASTCALL, None)
     function = _new_function()(ctypes.byref(definition), None, None)
     _alive[id(function)] = (engine, definition, function)
     return function  # type: ignore[no-any-return]
+
+
+def _by_llvm(code: bytes, symbols: tuple[str, ...]) -> Any:
+    """LLVM's engine with the object file loaded."""
+    llvm = cpu.llvm()
+    for symbol in symbols:
+        llvm.add_symbol(symbol, _address_of(symbol))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), cpu.loading_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
 
 
 _alive: dict[int, Any] = {}  # code that Python functions point into
@@ -104,8 +116,8 @@ def _new_function() -> Any:
 
 
 @functools.cache
-def _provide(symbol: str) -> None:
-    """Tell LLVM where a function of this process is. Raises OSError if it is nowhere."""
+def _address_of(symbol: str) -> int:
+    """Where a function of this process is. Raises OSError if it is nowhere."""
     address = private.tensor_address() if symbol == TENSOR_ADDRESS else None
     for library in () if address else _libraries():
         try:
@@ -115,7 +127,7 @@ def _provide(symbol: str) -> None:
             continue
     if address is None:
         raise OSError(f"this process has no function {symbol}, which a kernel calls")
-    cpu.llvm().add_symbol(symbol, address)
+    return address
 
 
 @functools.cache
