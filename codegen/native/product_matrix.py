@@ -10,6 +10,7 @@ vectors of f32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from tracejit.codegen.native import matrix_unit as unit
@@ -63,7 +64,7 @@ WORDS_BY_TURNS, PAIRS_BY_TURNS = (
         [(0, 0), (1, 0), (0, SIDE), (1, SIDE)],
     )
 )
-DEST = Value("%dest", PTR)
+DEST, SCRATCH = Value("%dest", PTR), Value("%scratch", PTR)
 KERNEL = tuple(
     Value(f"%{name}", type)
     for name, type in (
@@ -155,8 +156,8 @@ class Matrix:
         ns = flops / FLOPS_NS + PACK_NS * WIDTH * DEPTH * self.chunks
         body = f"{self.frame.name}.tiles"
         phases = [self._packing()] if self.scratch else []
-        for way, attributes in (("unit", unit.attributes(self.frame.level)), ("plain", "")):
-            self._range(way, attributes)
+        attributes = {"unit": unit.attributes(self.frame.level), "plain": ""}
+        self.ways = {way: self._range(way, given) for way, given in attributes.items()}
         add_body(self.frame.module, body, self._names, self._best_way)
         return [*phases, Phase(body, tasks, max(int(TASK_NS / ns), 1))]
 
@@ -192,7 +193,7 @@ class Matrix:
 
     def _row(self, b: Builder, number: Value) -> Value:
         """Where a packed row of the left factor is."""
-        return b.gep(Value("%scratch", PTR), I8, b.mul(number, const(I64, self.row)))
+        return b.gep(SCRATCH, I8, b.mul(number, const(I64, self.row)))
 
     def _pack_row(self, b: Builder, axes: Axes, dest: Value) -> None:
         """All of k, padded with zeros."""
@@ -316,27 +317,23 @@ class Matrix:
     def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """The tasks, with the unit or without."""
         b.branch(unit.available(b), "unit", "plain")
-        for way in ("unit", "plain"):
+        for way, call in self.ways.items():
             b.label(way)
-            b.call_void(f"{self.frame.name}.{way}", *pointers, begin, end)
+            call(b, *pointers[len(self.frame.buffers) :], begin, end)
             b.jump("done")
         b.label("done")
 
-    def _range(self, way: str, attributes: str) -> None:
-        """The function of a way that does a range of tasks."""
-        sides = self.left, self.right
+    def _range(self, way: str, attributes: str) -> Callable[..., None]:
+        """Define the function of a way that does a range of tasks; what writes a call of it."""
+        sides, begin, end = (self.left, self.right), Value("%begin", I64), Value("%end", I64)
         self.finish = add_epilogue(self.frame, *sides, f"epilogue.{way}", attributes)
-        module = self.frame.module
-        b = Builder(module)
-        pointers = [Value(f"%{n}", PTR) for n in self._names]
-        begin, end = Value("%begin", I64), Value("%end", I64)
-        with unit.configured(b) if way == "unit" else nullcontext():
-            self._tasks(b, way, begin, end)
-        b.line("ret void")
-        name = f"{self.frame.name}.{way}"
-        spelled = ", ".join(map(str, (*pointers, begin, end)))
-        head = f"define internal void @{name}({spelled}) noinline {attributes}".rstrip() + " {"
-        module.add(name, "\n".join([head, *b.text(), "}"]))
+
+        def write(b: Builder) -> None:
+            with unit.configured(b) if way == "unit" else nullcontext():
+                self._tasks(b, way, begin, end)
+
+        more = [*([SCRATCH] if self.scratch else []), begin, end]
+        return self.frame.function(way, more, write, attributes)
 
     def _tasks(self, b: Builder, way: str, begin: Value, end: Value) -> None:
         frame, left, right = self.frame, self.left, self.right

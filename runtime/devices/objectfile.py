@@ -17,11 +17,12 @@ from dataclasses import dataclass
 ALLOCATED, WRITTEN, EXECUTED = 2, 1, 4  # flags of a section
 NOBITS, RELA, SYMTAB = 8, 4, 2  # types
 UNDEFINED, RESERVED = 0, 0xFF00  # section numbers of symbols
-ABS64, PC32, GOTPCREL, PLT32, GOTPCRELX, REX_GOTPCRELX = 1, 2, 9, 4, 41, 42
+ABS64, PC32, PLT32 = 1, 2, 4  # kinds of relocation
+TO_CELL = (9, 41, 42)  # GOTPCREL, GOTPCRELX, REX_GOTPCRELX
 X86_64, RELOCATABLE = 62, 1
 JUMP = b"\xff\x25\x02\0\0\0\0\0"  # jmp [rip + 2], then two bytes of nothing and the address
 STUB = len(JUMP) + 8
-READ, WRITE, EXECUTE = 1, 2, 4  # of mprotect(2)
+READ, EXECUTE = 1, 4  # of mprotect(2)
 Resolve = Callable[[str], int]
 
 
@@ -64,7 +65,7 @@ def load(code: bytes, resolve: Resolve) -> Image:
     Unknown, OSError if the system gives no such memory, and what `resolve` raises."""
     try:
         return _Loader(code, resolve).load()
-    except (struct.error, IndexError, UnicodeDecodeError) as problem:
+    except (struct.error, IndexError, ValueError) as problem:
         raise Unknown(f"not an object file: {problem}") from problem
 
 
@@ -163,7 +164,7 @@ class _Loader:
     def _add_cells(self, end: int) -> int:
         end = -(-end // 8) * 8
         for _, _, kind, number, _ in self._relocations():
-            if kind in (GOTPCREL, GOTPCRELX, REX_GOTPCRELX) and number not in self.cells:
+            if kind in TO_CELL and number not in self.cells:
                 self.cells[number] = end
                 end += 8
         return end
@@ -195,7 +196,7 @@ class _Loader:
             target = start + self.stubs[self.symbols[number].name]
         elif kind in (PLT32, PC32):
             target = self._address(number, start)
-        elif number in self.cells:
+        elif kind in TO_CELL:
             target = start + self.cells[number]
         else:
             raise Unknown(f"relocation {kind}")
