@@ -11,8 +11,23 @@ from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_amx import Matrix
 from tracejit.codegen.native.attention_pairs import WORDS, Pairs
 from tracejit.codegen.native.attention_panels import GRAIN_NS, Panels
-from tracejit.codegen.native.attention_tiles import at, function, plus, times, transpose
-from tracejit.codegen.native.builder import I16, I32, I64, PTR, Builder, Type, Value, const
+from tracejit.codegen.native.attention_tiles import (
+    at,
+    plus,
+    times,
+    transpose,
+)
+from tracejit.codegen.native.builder import (
+    I16,
+    I32,
+    I64,
+    PTR,
+    Builder,
+    Type,
+    Value,
+    const,
+    define,
+)
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 
@@ -50,7 +65,7 @@ class Halves(Pairs):
             way.tasks(b, list(given[:-2]), given[-2], given[-1])
 
         parameters = [*pointers, Value("%begin", I64), Value("%end", I64)]
-        function(self.module, f"{way.prefix}range", parameters, write, way.attributes)
+        define(self.module, f"{way.prefix}range", parameters, write, way.attributes)
 
     def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """The tasks, one way or the other."""

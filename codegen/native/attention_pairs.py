@@ -16,8 +16,23 @@ from dataclasses import replace
 from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_frame import INFINITY, SETS, up
 from tracejit.codegen.native.attention_panels import Panels, Scratch
-from tracejit.codegen.native.attention_tiles import at, first_lanes, plus, times, transpose
-from tracejit.codegen.native.builder import I16, I32, I64, Builder, Slot, Type, Value, const
+from tracejit.codegen.native.attention_tiles import (
+    at,
+    plus,
+    times,
+    transpose,
+)
+from tracejit.codegen.native.builder import (
+    I16,
+    I32,
+    I64,
+    Builder,
+    Slot,
+    Type,
+    Value,
+    const,
+    first_lanes,
+)
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 from tracejit.fuse.attention import Attention, Operand
 from tracejit.runtime.cpu import Level

@@ -25,8 +25,22 @@ from dataclasses import dataclass
 
 from tracejit.codegen.native.attention_blocks import Blocks
 from tracejit.codegen.native.attention_frame import up
-from tracejit.codegen.native.attention_tiles import at, function, plus, times
-from tracejit.codegen.native.builder import F32, I1, I64, PTR, Builder, Type, Value, const
+from tracejit.codegen.native.attention_tiles import (
+    at,
+    plus,
+    times,
+)
+from tracejit.codegen.native.builder import (
+    F32,
+    I1,
+    I64,
+    PTR,
+    Builder,
+    Type,
+    Value,
+    const,
+    define,
+)
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.words import memory_kind
 
@@ -93,7 +107,7 @@ class Panels(Blocks):
         self._function("block", self._block, *names, more=more)
         if not self.module.has("finish"):
             parameters = [*(Value(f"%{n}", PTR) for n in ("sums", "state", "to")), first]
-            function(self.module, "finish", parameters, self._finish)
+            define(self.module, "finish", parameters, self._finish)
         for name in ("key", "value"):
             if self._staged(self.nest.operands[name]):
                 write = self._widening(self.nest.operands[name])
@@ -103,7 +117,7 @@ class Panels(Blocks):
         self, name: str, write: Callable[..., None], *pointers: str, more: list[Value]
     ) -> None:
         parameters = [*(Value(f"%{n}", PTR) for n in pointers), *more]
-        function(self.module, self.prefix + name, parameters, write, self.attributes)
+        define(self.module, self.prefix + name, parameters, write, self.attributes)
 
     # Tasks
 

@@ -27,13 +27,21 @@ from tracejit.codegen.native.attention_row_steps import KEYS, Steps
 from tracejit.codegen.native.attention_tiles import (
     across,
     at,
-    function,
     load_row,
     plus,
     store_row,
     times,
 )
-from tracejit.codegen.native.builder import F32, I64, PTR, Builder, Type, Value, const
+from tracejit.codegen.native.builder import (
+    F32,
+    I64,
+    PTR,
+    Builder,
+    Type,
+    Value,
+    const,
+    define,
+)
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.attention import Attention
@@ -61,12 +69,12 @@ class Rows(Steps):
         row, count = Value("%row", I64), Value("%count", I64)
         names = ["keys", "mask", "query", "scores", "record", "soon"]
         inside = [*(Value(f"%{n}", PTR) for n in names), row, count]
-        function(self.module, "weigh", inside, self._weigh)
+        define(self.module, "weigh", inside, self._weigh)
         names = ["values", "scores", "records", "later"]
         inside = [*(Value(f"%{n}", PTR) for n in names), row, count]
-        function(self.module, "add", inside, self._add)
+        define(self.module, "add", inside, self._add)
         leave = [Value("%record", PTR), Value("%to", PTR)]
-        function(self.module, "leave", leave, self._leave)
+        define(self.module, "leave", leave, self._leave)
         tasks = self.pairs * self.runs
         grain = max(1, min(tasks, round(tasks * GRAIN_NS / max(work_ns, 1.0))))
         names = list(self.nest.operands)

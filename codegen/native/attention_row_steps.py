@@ -11,13 +11,22 @@ from tracejit.codegen.native.attention_frame import INFINITY, up
 from tracejit.codegen.native.attention_tiles import (
     across,
     at,
-    first_lanes,
     lane_sums,
     load_row,
     plus,
     times,
 )
-from tracejit.codegen.native.builder import F32, I32, I64, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import (
+    F32,
+    I32,
+    I64,
+    Builder,
+    Module,
+    Type,
+    Value,
+    const,
+    first_lanes,
+)
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.attention import Attention, Operand
 from tracejit.runtime.cpu import Level

@@ -13,30 +13,16 @@ from tracejit.codegen.native.builder import (
     I64,
     PTR,
     Builder,
-    Module,
     Type,
     Value,
     const,
+    define,
+    first_lanes,
     iota,
+    transposed,
 )
 
 UNROLL = 4  # steps of a sum in a loop's body
-
-
-def function(
-    module: Module,
-    name: str,
-    parameters: Sequence[Value],
-    write: Callable[..., None],
-    attributes: str = "",
-) -> None:
-    """Define `void @name(parameters)`, not inlined: `write(builder, *parameters)` writes it."""
-    builder = Builder(module, rounds_halves="bf16" in attributes)
-    write(builder, *parameters)
-    builder.line("ret void")
-    spelled = ", ".join(map(str, parameters))
-    head = f"define internal void @{name}({spelled}) noinline {attributes}".rstrip() + " {"
-    module.add(name, "\n".join([head, *builder.text(), "}"]))
 
 
 def at(b: Builder, base: Value, index: int | Value, element: Type = F32) -> Value:
@@ -108,24 +94,6 @@ def accumulate(
     return [[s.get() for s in slots] for slots in sums]
 
 
-def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """The columns of a square of as many vectors as they have lanes: in each of log2 steps blocks
-    off the diagonal change places (Eklundh, "A Fast Computer Method for Matrix Transposing", 1972).
-    """
-    found, lanes = list(rows), len(rows)
-    half = 1
-    while half < lanes:
-        low = [k if not k & half else lanes + k - half for k in range(lanes)]
-        high = [k + half if not k & half else lanes + k for k in range(lanes)]
-        for k in range(lanes):
-            if not k & half:
-                upper, lower = found[k], found[k + half]
-                found[k] = b.shuffle(upper, lower, low)
-                found[k + half] = b.shuffle(upper, lower, high)
-        half *= 2
-    return found
-
-
 def transpose(
     b: Builder, lanes: int, source: Value, source_step: int, to: Value, step: int
 ) -> None:
@@ -145,7 +113,7 @@ def transpose(
             for k, row in enumerate(transposed(b, [b.load(p, wide) for p in places])):
                 b.store(row, at(b, to, b.mul(apart, const(I64, k))))
 
-        function(b.module, name, parameters, write)
+        define(b.module, name, parameters, write)
     b.call_void(name, source, const(I64, source_step), to, const(I64, step))
 
 
@@ -215,12 +183,6 @@ def store_row(b: Builder, row: Value, address: Value, dtype: str, count: int, st
     places = b.gep(address, element, iota(Type("i64", lanes), stride))
     name = f"llvm.masked.scatter.{value.type.suffix}.{places.type.suffix}"
     b.call_void(name, value, places, align, present)
-
-
-def first_lanes(lanes: int, count: int) -> Value:
-    """True in the first `count` lanes."""
-    inside = ", ".join(f"i1 {int(k < count)}" for k in range(lanes))
-    return Value(f"<{inside}>", Type("i1", lanes))
 
 
 def as_f32(b: Builder, value: Value, dtype: str) -> Value:

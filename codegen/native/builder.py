@@ -133,6 +133,16 @@ def lanes_const(type: Type, numbers: Sequence[bool | int | float]) -> Value:
     return Value(f"<{inside}>", type)
 
 
+def first_lanes(lanes: int, count: int) -> Value:
+    """True in the first `count` lanes."""
+    return lanes_const(Type("i1", lanes), [k < count for k in range(lanes)])
+
+
+def some_lanes(lanes: int, count: int) -> Value | None:
+    """The mask of the first `count` lanes; None for all."""
+    return first_lanes(lanes, count) if count < lanes else None
+
+
 def iota(type: Type, step: int = 1) -> Value:
     """<0, step, 2·step, …>; 0 for a scalar."""
     if not type.lanes:
@@ -405,8 +415,26 @@ class Slot:
         self.builder.line(f"store {value}, {self.pointer}, align 64")
 
 
+def define(
+    module: Module,
+    name: str,
+    parameters: Sequence[Value],
+    write: Callable[..., None],
+    attributes: str = "",
+) -> None:
+    """Define `void @name(parameters)`, not inlined: `write(builder, *parameters)` writes it."""
+    builder = Builder(module, rounds_halves="bf16" in attributes)
+    write(builder, *parameters)
+    builder.line("ret void")
+    spelled = ", ".join(map(str, parameters))
+    head = f"define internal void @{name}({spelled}) noinline {attributes}".rstrip() + " {"
+    module.add(name, "\n".join([head, *builder.text(), "}"]))
+
+
 def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """The columns of a square of vectors, as many as each has lanes (a power of two)."""
+    """The columns of a square of as many vectors as they have lanes: in each of log2 steps blocks
+    off the diagonal change places (Eklundh, "A Fast Computer Method for Matrix Transposing", 1972).
+    """
     found, size = list(rows), len(rows)
     step = 1
     while step < size:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracejit.codegen.native.builder import I64, PTR, Builder, Type, Value, const, lanes_const
+from tracejit.codegen.native.builder import I64, PTR, Builder, Value, const, some_lanes
 from tracejit.codegen.native.product_frame import Frame, Side
 from tracejit.codegen.native.rows import digits
 from tracejit.fuse.index import Axis
@@ -55,7 +55,7 @@ class _Epilogue:
             line = b.gep(_TILE, frame.element, b.mul(i, const(I64, right.width)))
             here = {**axes, self.left.axis: b.add(row, i)}
             for q in range(0, elements, frame.lanes):
-                mask = self._mask(elements - q)
+                mask = some_lanes(frame.lanes, elements - q)
                 at = {**here, right.axis: b.add(column, const(I64, q))}
                 aligned = frame.lanes if right.width % frame.lanes == 0 else 1
                 evaluator = frame.evaluator(b, at, right.axis, mask, aligned)
@@ -63,10 +63,3 @@ class _Epilogue:
                 evaluator.bind(frame.product.total, sums)
                 for store in frame.nest.stores:
                     evaluator.store(store)
-
-    def _mask(self, left: int) -> Value | None:
-        """The first `left` lanes; None for all."""
-        lanes = self.frame.lanes
-        if left >= lanes:
-            return None
-        return lanes_const(Type("i1", lanes), [k < left for k in range(lanes)])

@@ -25,8 +25,10 @@ from tracejit.codegen.native.builder import (
     Type,
     Value,
     const,
+    define,
+    first_lanes,
     iota,
-    lanes_const,
+    some_lanes,
     transposed,
 )
 from tracejit.codegen.native.entry import Phase, add_body
@@ -203,8 +205,8 @@ class Matrix:
             value = self._vector(b, self.left, {**axes, self.inner: k}, self.inner)
             b.store(value, b.gep(dest, I16, k))
         if rest:
-            at = const(I64, whole)
-            value = self._vector(b, self.left, {**axes, self.inner: at}, self.inner, _some(rest))
+            at, mask = const(I64, whole), first_lanes(SIDE, rest)
+            value = self._vector(b, self.left, {**axes, self.inner: at}, self.inner, mask)
             b.store(value, b.gep(dest, I16, at))
         if 0 < size % DEPTH <= SIDE:
             b.store(const(HALVES, 0), b.gep(dest, I16, const(I64, self.chunks * DEPTH - SIDE)))
@@ -269,7 +271,7 @@ class Matrix:
                     if count <= 0:
                         parts.append(const(HALVES, 0))
                         continue
-                    mask = _some(count) if count < SIDE else None
+                    mask = some_lanes(SIDE, count)
                     given = {**here, self.inner: place}
                     parts.append(self._vector(b, side, given, self.inner, mask))
                 both = b.shuffle(parts[0], parts[1], range(DEPTH))
@@ -392,12 +394,9 @@ class Matrix:
         of sums, of 16 rows if there are no more, else of 32; its name."""
         name, module = f"{way}.tile", self.frame.module
         if not module.has(name):
-            b = Builder(module)
-            {"unit": _on_unit, "plain": _on_vectors}[way](b)
-            b.line("ret void")
+            write = {"unit": _on_unit, "plain": _on_vectors}[way]
             given = unit.attributes(self.frame.level) if way == "unit" else ""
-            head = f"define internal void @{name}({', '.join(map(str, KERNEL))}) {given}".rstrip()
-            module.add(name, "\n".join([head + " {", *b.text(), "}"]))
+            define(module, name, KERNEL, lambda b, *_: write(b), given)
         return name
 
 
@@ -495,8 +494,3 @@ def _columns(b: Builder, rows: list[Value]) -> list[Value]:
             b.shuffle(words[k], words[k + 2], order) for k in range(2) for order in PAIRS_BY_TURNS
         ]
     return found
-
-
-def _some(count: int) -> Value:
-    """The mask of the first lanes."""
-    return lanes_const(Type("i1", SIDE), [k < count for k in range(SIDE)])

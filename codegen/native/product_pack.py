@@ -17,8 +17,9 @@ from tracejit.codegen.native.builder import (
     Type,
     Value,
     const,
+    first_lanes,
     iota,
-    lanes_const,
+    some_lanes,
     transposed,
 )
 from tracejit.codegen.native.product_frame import Frame, Side
@@ -66,7 +67,7 @@ class _Packer:
             b.store(value, address)
             return
         align = const(Type("i32"), value.type.bits // 8)
-        mask = lanes_const(Type("i1", self.lanes), [k < count for k in range(self.lanes)])
+        mask = first_lanes(self.lanes, count)
         b.call_void(f"llvm.masked.store.{value.type.suffix}.p0", value, address, align, mask)
 
 
@@ -138,10 +139,7 @@ class _Along(_Packer):
         self, b: Builder, axes: dict[Axis, Value], start: Value, q: Value, count: int, steps: int
     ) -> None:
         frame, inner = self.frame, self.inner
-        lanes = range(self.lanes)
-        mask = None
-        if steps < self.lanes:
-            mask = lanes_const(Type("i1", self.lanes), [k < steps for k in lanes])
+        mask = some_lanes(self.lanes, steps)
         last = const(I64, self.side.axis.size - 1)
         rows = []
         for k in range(count):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, lanes_const
+from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, some_lanes
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.product_epilogue import add_epilogue
 from tracejit.codegen.native.product_frame import PAGE, Frame, even, in_place, make_side
@@ -148,7 +148,7 @@ class Stream:
         rest = size % self.right.width % unit
         if rest:
             counts = [rest - v * frame.lanes for v in range(self.unit)]
-            masks = [_first(frame.lanes, n) for n in counts if n > 0]
+            masks = [some_lanes(frame.lanes, n) for n in counts if n > 0]
             with b.when(b.icmp("slt", left, const(I64, self.right.width))):
                 self._group_across(b, axes, steps, (column, whole), tile, held, masks)
 
@@ -261,7 +261,7 @@ class _Columns:
             with b.loop(first, end, frame.lanes, str(inner)) as k:
                 self._step({**axes, inner: k}, None)
         if rest:
-            self._step({**axes, inner: end}, _first(frame.lanes, rest))
+            self._step({**axes, inner: end}, some_lanes(frame.lanes, rest))
         for i, number in enumerate(self.numbers):
             total = added_up(b, [s.get() for s in self.sums[i * count : (i + 1) * count]])
             if count > 1:
@@ -332,7 +332,7 @@ class _Held:
             with b.loop(const(I64, 0), const(I64, whole), frame.lanes, str(inner)) as k:
                 put(k, None)
         if inner.size > whole:
-            put(const(I64, whole), _first(frame.lanes, inner.size - whole))
+            put(const(I64, whole), some_lanes(frame.lanes, inner.size - whole))
 
     def _address(self, axes: dict[Axis, Value], i: Value) -> Value:
         """Where row i's element at these values of the summed axes is kept."""
@@ -357,13 +357,6 @@ class _Held:
             return evaluator.wide(frame.product.left)
         loaded = b.load(self._address(axes, i), frame.wide)
         return loaded if mask is None else b.select(mask, loaded, const(frame.wide, 0))
-
-
-def _first(lanes: int, count: int) -> Value | None:
-    """The mask of the first `count` lanes; None for all."""
-    if count >= lanes:
-        return None
-    return lanes_const(Type("i1", lanes), [k < count for k in range(lanes)])
 
 
 def added_up(b: Builder, vectors: Sequence[Value]) -> Value:

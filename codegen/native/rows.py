@@ -15,7 +15,14 @@ from typing import Any
 
 from tracejit.codegen.native import words
 from tracejit.codegen.native.accumulate import Accumulator, Scanner, accumulator, finished
-from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, lanes_const
+from tracejit.codegen.native.builder import (
+    I64,
+    Builder,
+    Type,
+    Value,
+    const,
+    some_lanes,
+)
 from tracejit.codegen.native.strategy import Strategy, heavy
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Axis, Index, linear
@@ -405,9 +412,7 @@ def pieces(
     while not apart and width < count:
         width *= 2
     while left > 0:
-        mask = None
-        if left < width:
-            mask = lanes_const(Type("i1", width), [k < left for k in range(width)])
+        mask = some_lanes(width, left)
         yield const(I64, at), width, mask
         at, left = at + width, left - width
 
