@@ -15,8 +15,8 @@ and of C is `columns` neighbours, a multiple of the vector's lanes; nothing need
        a_k = rows, which reads one cache line a step and never two rows that share a cache set.
     B  packed in panels (b_k = columns), or in place where its rows are contiguous.
     C  the output, or a scratch tile (c_row = columns).
-    k  may be 0. The sum is one chain of fused multiply-adds in the order of k, begun at 0; what C
-       held is added after it. So cut long sums into blocks, for accuracy as for the cache.
+    k  may be 0. Sums are chains of at most 192 fused multiply-adds in the order of k, each begun at
+       0 and then added to C: the error grows with the length of a chain and with their number.
 Constants given for strides are folded into the addresses, so give constants where there are any.
 
 `tile_shape(level, kind)` is the largest tile that stays in registers; every smaller one does too:
@@ -33,6 +33,8 @@ from collections.abc import Sequence
 
 from tracejit.codegen.native.builder import I1, I64, PTR, Builder, Module, Slot, Type, Value, const
 from tracejit.runtime.cpu import Level
+
+CHAIN = 192  # multiply-adds that follow each other: MKL's chains on AVX2 are as long
 
 # Rows and vectors of columns: rows·vectors accumulators, `vectors` of B and an element of A fit.
 _SHAPES: dict[str, tuple[int, int]] = {"avx512": (14, 2), "avx2": (6, 2), "neon": (8, 3)}
@@ -72,10 +74,18 @@ class _Tile:
 
     def text(self, name: str) -> str:
         b = self.builder
-        sums = [b.slot(const(self.wide, 0), "sum") for _ in range(self.rows * self.vectors)]
-        with b.loop(const(I64, 0), self.k, 1, "p") as p:
-            self._step(sums, p)
-        self._finish([s.get() for s in sums])
+        zero, one = const(I64, 0), const(I64, 1)
+        chains = b.binary("udiv", b.add(self.k, const(I64, CHAIN - 1)), const(I64, CHAIN))
+        chains = b.intrinsic("llvm.smax", I64, chains, one)
+        length = b.binary("udiv", b.sub(b.add(self.k, chains), one), chains)
+        with b.loop(zero, chains, name="chain") as chain:
+            begin = b.mul(chain, length)
+            end = b.intrinsic("llvm.smin", I64, b.add(begin, length), self.k)
+            sums = [b.slot(const(self.wide, 0), "sum") for _ in range(self.rows * self.vectors)]
+            with b.loop(begin, end, name="p") as p:
+                self._step(sums, p)
+            more = b.binary("or", self.more, b.icmp("ne", chain, zero))
+            self._finish([s.get() for s in sums], more)
         b.line("ret void")
         arguments = (self.a, self.a_row, self.a_k, self.b, self.b_k)
         spelled = ", ".join(map(str, (*arguments, self.c, self.c_row, self.k, self.more)))
@@ -94,10 +104,10 @@ class _Tile:
                 place = sums[i * self.vectors + v]
                 place.set(b.fma(left, ours[v], place.get()))
 
-    def _finish(self, sums: Sequence[Value]) -> None:
+    def _finish(self, sums: Sequence[Value], more: Value) -> None:
         """Put the tile into C, or add it."""
         b = self.builder
-        b.branch(self.more, "add", "put")
+        b.branch(more, "add", "put")
         for label in ("add", "put"):
             b.label(label)
             for place, value in enumerate(sums):

@@ -300,10 +300,12 @@ def test_activations(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_gelu(dtype: torch.dtype, approximate: str) -> None:
-    """Both cancel for negative values, and eager's vectors give NaN for infinity."""
+    """Both cancel for negative values; eager's vectors give NaN for infinity, and its sign of zero
+    differs from host to host."""
     x = values(dtype)
     x = x[~x.isinf() & (x > -3)]
-    check(lambda: F.gelu(x, approximate=approximate), rtol=1e-2 if dtype.itemsize == 2 else 1e-5)
+    rtol = 1e-2 if dtype.itemsize == 2 else 1e-5
+    check(lambda: F.gelu(x, approximate=approximate), zeros=False, rtol=rtol)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -46,7 +46,7 @@ def outcome(fn: Any, args: tuple[Any, ...]) -> str:
     if any(t.layout is not torch.strided for t in tensors((expected, args))):
         assert recording.refused is not None
         return recording.refused.kind
-    same(expected, result, 1e-6)
+    same(expected, result, 1e-5)  # eager's own results differ: LAPACK's sums depend on addresses
     if recording.refused is not None:
         return recording.refused.kind
     torch.manual_seed(1)
