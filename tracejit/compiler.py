@@ -22,6 +22,7 @@ from tracejit.fuse.finish import finish
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
+from tracejit.ir.convolutions import open_convolutions
 from tracejit.ir.graph import Graph, Value, map_values
 from tracejit.ir.layout import channels_last
 from tracejit.ir.products import open_products
@@ -127,6 +128,10 @@ class Pipeline:
 
             choose = functools.partial(provider, target=self.target)
             own = [
+                (
+                    "convolutions",
+                    functools.partial(open_convolutions, choose=choose),
+                ),
                 ("channels last", channels_last),
                 ("products", functools.partial(open_products, choose=choose)),
             ]

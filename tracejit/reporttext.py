@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracejit.ir.convolutions import CONVOLUTION
 from tracejit.ir.products import PRODUCTS
 from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.words import few, plural, times
@@ -45,8 +46,8 @@ def _indent(text: list[str]) -> list[str]:
     return [f"  {line}" for line in text]
 
 
-# Matrix products, of which each is computed by who is quickest on the machine.
-MEASURED = frozenset({*PRODUCTS, "mkldnn._linear_pointwise"})
+# What is computed by who is quickest on the machine.
+MEASURED = frozenset({*PRODUCTS, "mkldnn._linear_pointwise", CONVOLUTION})
 
 
 def _entry_lines(entry: EntryReport, all_guards: bool, rest: str) -> list[str]:

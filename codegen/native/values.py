@@ -220,6 +220,8 @@ class Evaluator:
             loaded = self._load_one(pointer, place.base, element, mask)
         elif place.lanes is None and place.stride == 1:
             loaded = self.load_row(b.gep(pointer, element, place.base), element, mask)
+        elif place.lanes is None and place.stride == 2 and self._valid(mask) is None:
+            loaded = self._every_second(b.gep(pointer, element, place.base), element)
         else:
             loaded = self._gather(pointer, place, element, mask)
         return words.from_memory(b, loaded, scalar.dtype)
@@ -260,6 +262,13 @@ class Evaluator:
         zeros = const(wide, 0)
         name = f"{wide.suffix}.p0"
         return b.intrinsic("llvm.masked.load", wide, address, align, valid, zeros, suffix=name)
+
+    def _every_second(self, address: Value, element: Type) -> Value:
+        """Elements 0, 2, 4, …: of two vectors of neighbours that end with the last."""
+        b, wide = self.builder, Type(element.kind, self.lanes)
+        after = b.gep(address, element, const(I64, self.lanes - 1))
+        places = [2 * k if 2 * k < self.lanes else 2 * k + 1 for k in range(self.lanes)]
+        return b.shuffle(b.load(address, wide), b.load(after, wide), places)
 
     def _addresses(self, pointer: Value, place: Place, element: Type) -> Value:
         """The address of each lane's element."""

@@ -141,9 +141,9 @@ def test_native_code_and_who_computes_products(
     monkeypatch.setattr(providers, "_known", {})
     (found,) = endtoend.native()
     assert found.state == OK
-    assert "matrix products" not in rows(checks.devices())
-    providers.times(Sizes("f32", 1, 2, 8, 8), TARGET)
-    row = rows(checks.devices())["matrix products"]
+    assert "providers" not in rows(checks.devices())
+    providers.provider(Sizes("f32", 1, 2, 8, 8), TARGET)
+    row = rows(checks.devices())["providers"]
     assert row.text.startswith("quickest here: f32 8 rows of 512: ")
     assert set(row.facts["f32 8 rows of 512"]["microseconds"]) >= {"generated", "aten"}
 

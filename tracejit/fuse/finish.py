@@ -5,13 +5,13 @@ given, views made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from tracejit.fuse.index import Axis, FloorDiv, Index, Indirect, Mod
-from tracejit.fuse.loopnest import Buffer, LoopNest, Store
+from tracejit.fuse.index import Axis, FloorDiv, Index, Mod
+from tracejit.fuse.loopnest import Buffer, LoopNest
 from tracejit.fuse.lower import view_base
 from tracejit.fuse.partition import geometry
 from tracejit.fuse.program import (
@@ -25,58 +25,11 @@ from tracejit.fuse.program import (
     Slot,
     op_name,
 )
-from tracejit.fuse.scalar import Load, Scalar, make
+from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.schedule import Group, Schedule, schedule
 from tracejit.ir.dtypes import TORCH
-from tracejit.ir.graph import Graph, Node, Origin, Value, map_values, numel
+from tracejit.ir.graph import Graph, Node, Value, map_values, numel
 from tracejit.ir.passes import is_effect
-
-
-def rewrite(
-    nest: LoopNest,
-    change_index: Callable[[Index], Index],
-    axes: tuple[Axis, ...],
-    names: Mapping[str, str] | None = None,
-) -> LoopNest:
-    """The nest over other axes: every index, in loads, stores and index values, goes through
-    `change_index`.
-
-    `names` gives buffers other names.
-    """
-    rename = names or {b.name: b.name for b in nest.buffers}
-    memo: dict[int, Scalar] = {}
-    lines: dict[int, Origin] = {}
-
-    def index(old: Index) -> Index:
-        return change_index(old).replace(
-            lambda atom: (
-                Index.of(Indirect(memo[atom.scalar.key], atom.size))
-                if isinstance(atom, Indirect)
-                else None
-            )
-        )
-
-    for scalar in nest.body():
-        args = tuple(memo[a.key] for a in scalar.args)
-        arg = scalar.arg
-        if isinstance(arg, Load):
-            arg = Load(rename[arg.buffer], index(arg.index))
-        elif isinstance(arg, Index):
-            arg = index(arg)
-        new = memo[scalar.key] = make(scalar.op, *args, arg=arg, dtype=scalar.dtype)
-        if scalar.key in nest.line_of:
-            lines.setdefault(new.key, nest.line_of[scalar.key])
-    stores = tuple(
-        Store(
-            rename[s.buffer],
-            index(s.index),
-            memo[s.value.key],
-            None if s.mask is None else memo[s.mask.key],
-        )
-        for s in nest.stores
-    )
-    buffers = tuple(replace(b, name=rename[b.name]) for b in nest.buffers)
-    return replace(nest, axes=axes, buffers=buffers, stores=stores, line_of=lines)
 
 
 def simplify_axes(nest: LoopNest) -> LoopNest:

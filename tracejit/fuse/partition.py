@@ -23,11 +23,13 @@ from tracejit.fuse.lower import (
     view_base,
 )
 from tracejit.fuse.scalar import in_order
+from tracejit.ir.convolutions import CONVOLUTION
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
 from tracejit.ir.products import PRODUCTS
 from tracejit.ops.table import Kind
 
+SUMS = frozenset({*PRODUCTS, CONVOLUTION})  # what becomes a sum of products
 HEAVY_BYTES = 8
 LAUNCH_BYTES = 1 << 16
 _HEAVY_WORDS = """
@@ -92,15 +94,24 @@ def partition(graph: Graph, forced: set[Value], as_extern: set[int]) -> Partitio
 
 
 def is_product(node: Node) -> bool:
-    """Whether the node is the sum of a matrix product's terms (ir.products)."""
-    return node.part_of in PRODUCTS and kind_of(node) is Kind.REDUCTION
+    """Whether the node is the sum of the terms of a matrix product or a convolution."""
+    return node.part_of in SUMS and kind_of(node) is Kind.REDUCTION
 
 
 def _factors(node: Node) -> tuple[Value, ...]:
-    """The factors of a product's sum, before they were given more dims."""
+    """The factors of a product's sum, before they were given more dims or cut into windows."""
     terms = node.inputs[0].node
     assert terms is not None
-    return tuple(v.node.inputs[0] for v in terms.inputs if v.node is not None)
+    return tuple(_before_views(v, node.part_of) for v in terms.inputs)
+
+
+def _before_views(value: Value, part_of: str) -> Value:
+    """What a value was before it was viewed as a part of this operation."""
+    node = value.node
+    while node is not None and kind_of(node) is Kind.VIEW and node.part_of == part_of:
+        value = node.inputs[0]
+        node = value.node
+    return value
 
 
 def _uncast(value: Value) -> Value:

@@ -8,11 +8,11 @@ returned.
 
 from __future__ import annotations
 
+from tracejit.ir.convolutions import CONVOLUTION
 from tracejit.ir.graph import Graph, Node, Origin, Size, Value, numel
 from tracejit.ir.rewrite import with_inputs
 from tracejit.ops.table import Kind, kind_of
 
-CONVOLUTION = "aten.convolution"
 # Library calls that keep the layout of the image that they read.
 KEEP = frozenset({"aten.max_pool2d_with_indices"})
 READS_ANYWHERE = frozenset({Kind.REDUCTION, Kind.SCAN, Kind.PULL, Kind.VIEW})
@@ -47,7 +47,12 @@ def _gains(node: Node) -> bool:
     if not all(isinstance(n, int) for n in sizes) or 0 in sizes:
         return False
     images = numel(x.sizes) + numel(node.out.sizes)
-    return bool(numel(weight.sizes) <= MOST_WEIGHTS * images)
+    return not weights_are_most(numel(weight.sizes), images)
+
+
+def weights_are_most(weights: int, images: int) -> bool:
+    """Whether weights are most of the elements that a convolution of such images reads."""
+    return weights > MOST_WEIGHTS * images
 
 
 class _Pass:

@@ -1,0 +1,114 @@
+"""Convolutions by provider: as sums of products over windows of a padded image, which the native
+generator recognises (fuse.product) and fuses with what follows them; or as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tracejit.ir.dtypes import HALVES, TORCH
+from tracejit.ir.graph import Graph, Node, Value
+from tracejit.ir.products import GENERATED
+from tracejit.ir.rewrite import Builder, Result, rewrite
+from tracejit.ops.externs import each
+
+CONVOLUTION = "aten.convolution"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One convolution of an image [batch, channels, *image] to [batch, filters, *places], with the
+    geometry of its windows; a number a dim."""
+
+    dtype: str
+    batch: int
+    channels: int
+    image: tuple[int, ...]
+    filters: int
+    places: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+def windows_of(node: Node) -> Windows | None:
+    """The convolution that a node is; None if it is none, or is transposed, or in groups, or empty,
+    or not of floats."""
+    if node.op != CONVOLUTION:
+        return None
+    x, weight, _, stride, padding, dilation, transposed, _, groups = node.args
+    assert isinstance(x, Value) and isinstance(weight, Value)
+    sizes = (*x.sizes, *weight.sizes, *node.out.sizes)
+    if transposed or groups != 1 or not all(isinstance(n, int) for n in sizes) or 0 in sizes:
+        return None
+    ndim = weight.ndim - 2
+    if x.ndim != ndim + 2 or x.dtype not in ("f32", "f64", *HALVES) or weight.dtype != x.dtype:
+        return None
+    geometry = [tuple(each(v, ndim)) for v in (stride, padding, dilation)]
+    batch, channels, *image = x.sizes
+    filters, _, *kernel = weight.sizes
+    places, kept = node.out.sizes[2:], (x.dtype, batch, channels, tuple(image), filters)
+    return Windows(*kept, places, tuple(kernel), *geometry)
+
+
+def open_convolutions(graph: Graph, choose: Callable[[Windows], str]) -> Graph:
+    """The graph with each convolution that is to be GENERATED as a sum; halves are multiplied and
+    added up in f32, and rounded once. All others stay calls of ATen."""
+
+    def rule(builder: Builder, node: Node) -> Result:
+        found = windows_of(node)
+        return (
+            None if found is None or choose(found) != GENERATED else _opened(builder, node, found)
+        )
+
+    return rewrite(graph, rule)
+
+
+def _opened(builder: Builder, node: Node, sizes: Windows) -> Value:
+    x, weight, bias = node.args[:3]
+    ndim = len(sizes.kernel)
+    kept = sizes.dtype
+    wide = "f32" if kept in HALVES else kept
+
+    def widened(value: object) -> Value:
+        assert isinstance(value, Value)
+        if value.dtype == wide:
+            return value
+        found: Value = builder("aten._to_copy", value, dtype=TORCH[wide])
+        return found
+
+    if any(sizes.padding):
+        sides = tuple(p for p in reversed(sizes.padding) for _ in range(2))
+        x = builder("aten.constant_pad_nd", x, sides, 0.0)
+    image = _windowed(builder, widened(x), sizes)
+    weight = builder("aten.unsqueeze", widened(weight), 0)
+    for _ in range(ndim):
+        weight = builder("aten.unsqueeze", weight, 2)
+    terms = builder("aten.mul.Tensor", image, weight)
+    summed = tuple(range(2 + ndim, 3 + 2 * ndim))
+    total: Value = builder("aten.sum.dim_IntList", terms, summed)
+    if isinstance(bias, Value):
+        bias = widened(bias)
+        for k in range(1, 1 + ndim):
+            bias = builder("aten.unsqueeze", bias, k)
+        total = builder("aten.add.Tensor", total, bias)
+    if wide != kept:
+        total = builder("aten._to_copy", total, dtype=TORCH[kept])
+    return total
+
+
+def _windowed(builder: Builder, image: Value, sizes: Windows) -> Value:
+    """A padded image as [batch, 1, *places, channels, *kernel], a view of it."""
+    ndim = len(sizes.kernel)
+    geometry = zip(sizes.kernel, sizes.stride, sizes.dilation, strict=True)
+    for k, (size, step, apart) in enumerate(geometry):
+        image = builder("aten.unfold", image, 2 + k, (size - 1) * apart + 1, step)
+        if apart > 1:
+            last = image.ndim - 1
+            image = builder("aten.slice.Tensor", image, last, 0, image.sizes[last], apart)
+    places, kernel = range(2, 2 + ndim), range(2 + ndim, 2 + 2 * ndim)
+    image = builder("aten.permute", image, (0, *places, 1, *kernel))
+    found: Value = builder("aten.unsqueeze", image, 1)
+    return found
