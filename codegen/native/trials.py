@@ -83,7 +83,7 @@ def _product(wanted: Sizes) -> Trial:
         library, linear = fastest(op), fastest("mkldnn._linear_pointwise")
         found: dict[str, Call] = {
             LIBRARY: lambda bias, x, w, out: library(bias, x, w),
-            GENERATED: _generated(op, make()[:3], (), make()[3], target),
+            GENERATED: generated(op, make()[:3], (), make()[3], target),
         }
         if not batched:
             found[ONEDNN] = lambda bias, x, w, out: linear(x, w.mT, bias, "none", [], "")
@@ -132,10 +132,10 @@ def _convolution(wanted: Windows) -> Trial:
         x, weight, bias, y = make()
         x = x.contiguous()
         library = fastest(CONVOLUTION)
-        generated = _generated(CONVOLUTION, (x, weight, bias), geometry, y, target)
+        ours = generated(CONVOLUTION, (x, weight, bias), geometry, y, target)
         return {
             LIBRARY: lambda x, weight, bias, y: library(x, weight, bias, *geometry),
-            GENERATED: lambda _, weight, bias, y: generated(x, weight, bias, y),
+            GENERATED: lambda _, weight, bias, y: ours(x, weight, bias, y),
         }
 
     return Trial(f"{wanted.dtype} convolution, {name}", same, _MARGIN, make, calls)
@@ -146,7 +146,7 @@ def _ones(wanted: Wanted, *shape: int) -> torch.Tensor:
     return torch.ones(shape, dtype=TORCH[wanted.dtype], device="cpu")
 
 
-def _generated(
+def generated(
     op: str, inputs: Tensors, more: Sequence[Any], out: torch.Tensor, target: str
 ) -> Call:
     """What runs the generated kernels for out = op(*inputs, *more) on such tensors."""
