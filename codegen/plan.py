@@ -19,7 +19,7 @@ import keyword
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +52,8 @@ RESERVED = frozenset(
         "tensors",
         "copied",
         "copy_",
+        "apart",
+        "touched",
         "on_huge_pages",
         "expect",
         "check_index",
@@ -111,7 +113,7 @@ def render(
         "allocators": writer.names.allocators,
         "variables": writer.variables(),
         "draws": writer.draws_before_leaving(),
-        "writes": len(program.writes),
+        "writes": len(program.writes) + len(program.direct),
         "launches": sum(isinstance(s, RunKernel) for s in program.steps),
         "calls": sum(isinstance(s, RunExtern) for s in program.steps),
         "bytes": {"peak": memory.peak, "allocated": memory.allocated, **_traffic(program)},
@@ -145,6 +147,7 @@ class _Writer:
         names = ", ".join(self.define(slot) for slot in self.program.inputs)
         if names:
             self.line(f"({names},) = inputs")
+        self.check_apart()
         for number, step in enumerate(self.program.steps):
             self.step(step)
             if self.memory.deletes[number]:
@@ -230,7 +233,7 @@ class _Writer:
             allocator = self.names.allocator(slot.device)
             dtype = self.names.constant("dtype", slot.dtype)
             fresh = f"{allocator}({slot.sizes}, {slot.strides}, {dtype})"
-            large = slot.device == "cpu" and span(slot) * itemsize(slot.dtype) >= hugepages.FROM
+            large = slot.device == "cpu" and _bytes(slot) >= hugepages.FROM
             self.line(f"{name} = on_huge_pages({fresh})" if large else f"{name} = {fresh}")
             return
         old, free = self.slots[donor], self.use(donor)
@@ -316,6 +319,23 @@ class _Writer:
             sources.append((self.use(name), source))
         for name, source in sources:
             self.line(f"copy_({name}, {source})")
+        for name in self.program.direct:
+            self.line(f"touched({self.use(name)})")
+
+    def check_apart(self) -> None:
+        """What kernels write must not lie in memory that anything else is read from."""
+        used = {self.memory.groups[name] for step in self.program.steps for name in reads(step)}
+        used |= {self.memory.groups[name] for name, _ in self.program.writes}
+        inputs = self.program.inputs
+        direct = [slot for slot in inputs if slot.name in self.program.direct]
+        others = [s for s in inputs if self.memory.groups[s.name] in used and s not in direct]
+        if direct:
+            self.line(f"apart({self.ranges(direct)}, {self.ranges(others)})")
+
+    def ranges(self, slots: Sequence[Slot]) -> str:
+        """Pairs of a variable and its bytes."""
+        pairs = [f"({self.use(s.name)}, {_bytes(s)})" for s in slots if span(s)]
+        return f"({', '.join(pairs)}{',' if pairs else ''})"
 
     def draws_before_leaving(self) -> bool:
         """Whether random numbers are drawn before a step that may leave the plan or raise: then the
@@ -326,6 +346,11 @@ class _Writer:
                 return True
             drawn = drawn or (isinstance(step, RunExtern) and step.effect)
         return False
+
+
+def _bytes(slot: Slot) -> int:
+    """From the first to the last that it reaches."""
+    return span(slot) * itemsize(slot.dtype)
 
 
 def place(origin: Origin) -> str:

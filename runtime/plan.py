@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import linecache
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -241,6 +242,36 @@ def check_index(tensor: torch.Tensor, low: int, size: int, where: str) -> None:
         raise Leave(f"an index lies outside {low} … {size - 1}", where)
 
 
+Ranges = Sequence[tuple[torch.Tensor, int]]
+
+
+def apart(targets: Ranges, others: Ranges) -> None:
+    """Raise Leave if kernels must not write to the targets, each with the bytes that it reaches:
+    one lies in memory that another tensor is on, or it may not be written to here, for which eager
+    raises its own error."""
+    taken: list[tuple[int, int]] = []
+    for target, size in targets:
+        if target.is_inference() and not torch.is_inference_mode_enabled():
+            raise Leave("a tensor of inference mode is written outside it")
+        begin = target.data_ptr()
+        taken.append((begin, begin + size))
+    taken.sort()
+    starts = [begin for begin, _ in taken]
+    if any(end > start for (_, end), start in zip(taken, starts[1:])):
+        raise Leave("two tensors that are written lie in the same memory")
+    for other, size in others:
+        begin = other.data_ptr()
+        before = bisect_left(starts, begin + size)  # targets that begin before it ends
+        if before and taken[before - 1][1] > begin:
+            raise Leave("a tensor that is written lies in memory of another")
+
+
+def touched(tensor: torch.Tensor) -> None:
+    """Tell autograd that a kernel wrote to the tensor."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
+
+
 FEW = 24  # indices that are sooner compared in Python than by two kernels
 
 
@@ -249,6 +280,8 @@ HELPERS: dict[str, Any] = {
     "tensors": tensors,
     "copied": copied,
     "copy_": torch.Tensor.copy_,
+    "apart": apart,
+    "touched": touched,
     "on_huge_pages": on_huge_pages,
     "expect": expect,
     "check_index": check_index,

@@ -16,6 +16,7 @@ import torch
 
 from tracejit.codegen import plan as plan_text
 from tracejit.codegen.generators import generator_for
+from tracejit.codegen.inplace import in_place
 from tracejit.fuse import scalar
 from tracejit.fuse.attention import Attention, with_attention
 from tracejit.fuse.finish import finish
@@ -111,7 +112,7 @@ class Pipeline:
         with self.stage("schedule") as show:
             program = finish(graph)
             if kind_of(self.target) == "native":
-                program = with_attention(program)
+                program = in_place(with_attention(program))
             show(Listing(program))
         with self.stage("kernels") as show:
             kernels = self.generate(program)

@@ -98,7 +98,8 @@ class LoopNest:
 
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes read and written by one run, each buffer element counted once."""
-        read = sum(b.span * itemsize(b.dtype) for b in self.buffers if not b.written)
+        loaded = {s.arg.buffer for s in self.body() if isinstance(s.arg, Load)}
+        read = sum(b.span * itemsize(b.dtype) for b in self.buffers if b.name in loaded)
         return read, sum(b.span * itemsize(b.dtype) for b in self.buffers if b.written)
 
     def __str__(self) -> str:

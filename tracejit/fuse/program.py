@@ -126,13 +126,14 @@ class Decision:
 @dataclass
 class Program:
     """Inputs, steps in order, outputs and writes as variable names. A write (i, name): input i gets
-    the values of name.
+    the values of name. `direct`: inputs that kernels write.
     """
 
     inputs: list[Slot] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     writes: list[tuple[str, str]] = field(default_factory=list)
+    direct: list[str] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
 
 
