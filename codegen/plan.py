@@ -333,9 +333,10 @@ class _Writer:
             self.line(f"apart({self.ranges(direct)}, {self.ranges(others)})")
 
     def ranges(self, slots: Sequence[Slot]) -> str:
-        """Pairs of a variable and its bytes."""
-        pairs = [f"({self.use(s.name)}, {_bytes(s)})" for s in slots if span(s)]
-        return f"({', '.join(pairs)}{',' if pairs else ''})"
+        """Variables, and the bytes of each."""
+        some = [slot for slot in slots if span(slot)]
+        names = "".join(f"{self.use(slot.name)}, " for slot in some)
+        return f"({names.rstrip(' ')}), ({''.join(f'{_bytes(s)},' for s in some)})"
 
     def draws_before_leaving(self) -> bool:
         """Whether random numbers are drawn before a step that may leave the plan or raise: then the

@@ -116,7 +116,10 @@ class Text:
         inputs = self.guards.input_nodes
         plain = f"({''.join(f'{self.value(i)}, ' for i in inputs)})"
         self.write(f"inputs = {'args' if self.are_args(inputs) else plain}")
-        if self.guards.groups is not None:
+        if self.guards.groups == []:
+            self.bind("shared", sharing.shared)
+            self.write("if shared(inputs): return MISS")
+        elif self.guards.groups is not None:
             self.bind("groups", sharing.groups)
             self.bind("expected_groups", self.guards.groups)
             self.write("if groups(inputs) != expected_groups: return MISS")

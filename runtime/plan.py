@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import linecache
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -242,28 +241,25 @@ def check_index(tensor: torch.Tensor, low: int, size: int, where: str) -> None:
         raise Leave(f"an index lies outside {low} … {size - 1}", where)
 
 
-Ranges = Sequence[tuple[torch.Tensor, int]]
-
-
-def apart(targets: Ranges, others: Ranges) -> None:
-    """Raise Leave if kernels must not write to the targets, each with the bytes that it reaches:
-    one lies in memory that another tensor is on, or it may not be written to here, for which eager
-    raises its own error."""
-    taken: list[tuple[int, int]] = []
-    for target, size in targets:
-        if target.is_inference() and not torch.is_inference_mode_enabled():
-            raise Leave("a tensor of inference mode is written outside it")
-        begin = target.data_ptr()
-        taken.append((begin, begin + size))
-    taken.sort()
-    starts = [begin for begin, _ in taken]
-    if any(end > start for (_, end), start in zip(taken, starts[1:])):
-        raise Leave("two tensors that are written lie in the same memory")
-    for other, size in others:
-        begin = other.data_ptr()
-        before = bisect_left(starts, begin + size)  # targets that begin before it ends
-        if before and taken[before - 1][1] > begin:
-            raise Leave("a tensor that is written lies in memory of another")
+def apart(
+    targets: Tensors, sizes: tuple[int, ...], others: Tensors, lengths: tuple[int, ...]
+) -> None:
+    """Raise Leave if kernels must not write to the targets: one lies in memory that another tensor
+    is on, or it may not be written to here, for which eager raises its own error. `sizes` and
+    `lengths` are the bytes that they reach."""
+    spans = sorted(zip([t.data_ptr() for t in targets], sizes))
+    begin, end = spans[0][0], sum(spans[-1])
+    for (start, size), (following, _) in zip(spans, spans[1:]):
+        if start + size > following:
+            raise Leave("two tensors that are written lie in the same memory")
+    for other, length in zip(others, lengths):
+        start = other.data_ptr()
+        if start < end and begin < start + length:  # near: is it between two of them?
+            for target, size in spans:
+                if start < target + size and target < start + length:
+                    raise Leave("a tensor that is written lies in memory of another")
+    if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in targets):
+        raise Leave("a tensor of inference mode is written outside it")
 
 
 def touched(tensor: torch.Tensor) -> None:

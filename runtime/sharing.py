@@ -22,6 +22,15 @@ def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
     ]
 
 
+def shared(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether `groups` finds any, which is sooner known than which."""
+    try:
+        storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+    except NotImplementedError:  # a sparse tensor has none
+        return bool(groups(tensors))
+    return len(storages) != len(tensors) and bool(groups(tensors))
+
+
 def words(found: list[list[list[int]]], names: Sequence[str]) -> str:
     """Groups for a message."""
     if not found:
