@@ -84,9 +84,49 @@ def checked(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return g[:1] if bool((g.sum() > 1e6).item()) else g[1:]
 
 
+def copied_into(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    cache.index_copy_(0, at, rows)
+    return cache @ rows.t()
+
+
+def put_into(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    cache[at] = rows * 2
+    return torch.sort(cache.sum(1)).values  # a library call comes after
+
+
+def put_columns(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> None:
+    cache[:, at] = rows.t()
+
+
+def added_into(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> None:
+    cache.index_put_((at,), rows, accumulate=True)
+
+
+def scattered_into(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> None:
+    cache.scatter_(0, at[:, None].expand(5, 37), rows)
+
+
+def filled(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    cache.index_fill_(0, at, 3.0)
+    return cache + 1
+
+
+def put_after_it_was_read(cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor) -> None:
+    cache[at] = rows + cache.mean(0)
+
+
+def read_before_and_sorted_after(
+    cache: torch.Tensor, at: torch.Tensor, rows: torch.Tensor
+) -> torch.Tensor:
+    mean = cache.mean(0)
+    cache[at] = rows
+    return torch.sort(mean).values
+
+
 SQUARE = (rand(37, 37), rand(37, 37, seed=1), rand(37, 37, seed=2), rand(37, 37, seed=3))
 FLAT = tuple(x.reshape(-1)[:1000].abs() for x in SQUARE)
 PARTS = tuple(x[:, :20] for x in SQUARE[:3])
+CACHE = (SQUARE[0], torch.tensor([3, 36, 0, 17, 8]), SQUARE[1][:5])
 # A function, its arguments, how many of its writes kernels make.
 CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], int]] = {
     "into": (into, FLAT[:3], 1),
@@ -105,6 +145,14 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], int]] = {
     "result too": (result_too, SQUARE[:2], 1),
     "column means": (column_means, (SQUARE[0][0], SQUARE[1]), 0),
     "checked": (checked, FLAT[:2], 0),
+    "copied into": (copied_into, CACHE, 1),
+    "put into": (put_into, CACHE, 1),
+    "put columns": (put_columns, CACHE, 1),
+    "added into": (added_into, CACHE, 0),
+    "scattered into": (scattered_into, CACHE, 1),
+    "filled": (filled, CACHE, 1),
+    "put after it was read": (put_after_it_was_read, CACHE, 0),
+    "read before, sorted after": (read_before_and_sorted_after, CACHE, 0),
 }
 
 
@@ -201,3 +249,17 @@ def test_autograd_hears_of_it() -> None:
             function(p, g)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             y.backward()
+
+
+def test_an_index_outside_is_eagers_error() -> None:
+    """Also if the plan is left after something was written."""
+    compiled = tracejit.compile(put_into, wait=True)
+    for _ in range(2):
+        compiled(*(x.clone() for x in CACHE))
+    caches = []
+    for function in (put_into, compiled):
+        cache = CACHE[0].clone()
+        with pytest.raises(IndexError, match="out of bounds"):
+            function(cache, torch.tensor([3, 36, 0, 37, 8]), CACHE[2])
+        caches.append(cache)
+    assert torch.equal(*caches)
