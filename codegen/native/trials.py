@@ -17,7 +17,7 @@ from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import RunKernel
 from tracejit.ir.convolutions import CONVOLUTION, Windows, open_convolutions
 from tracejit.ir.dtypes import NAME, TORCH
-from tracejit.ir.graph import Graph
+from tracejit.ir.graph import Graph, numel
 from tracejit.ir.layout import weights_are_most
 from tracejit.ir.products import GENERATED, LIBRARY, ONEDNN, Sizes, open_products
 from tracejit.runtime import devices
@@ -44,6 +44,14 @@ _BATCHED = (8, 112, 112, 64)
 _MARGIN, _MARGIN_LARGE = 1.1, 1.0
 _FEW_TERMS = 256  # of a window's sum
 _FEW_PLACES = 256  # of an image's windows
+# Channels, size of the image, filters, size of the window, stride and padding of the convolution
+# that stands for a class.
+_WINDOWS = {
+    "of one place": (128, 28, 128, 1, 1, 0),
+    "few channels": (3, 112, 64, 7, 2, 3),
+    "small images": (256, 10, 256, 3, 1, 1),
+    "large images": (64, 40, 64, 3, 1, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -98,31 +106,22 @@ def _product(wanted: Sizes) -> Trial:
 def _convolution(wanted: Windows) -> Trial:
     """Images of few channels, windows of one place, small images, or all others; also for one and
     three dims, which have no stand-ins of their own."""
-    terms = wanted.channels
-    for size in wanted.kernel:
-        terms *= size
-    places = wanted.batch
-    for size in wanted.places:
-        places *= size
-    if terms <= _FEW_TERMS and terms > wanted.channels:
-        name, sizes = "few channels", (3, 112, 64, 7, 2, 3)
-    elif terms == wanted.channels:
-        name, sizes = "of one place", (128, 28, 128, 1, 1, 0)
-    elif places <= _FEW_PLACES:
-        name, sizes = "small images", (256, 10, 256, 3, 1, 1)
+    window, places = int(numel(wanted.kernel)), wanted.batch * int(numel(wanted.places))
+    if window == 1:
+        name = "of one place"
+    elif window * wanted.channels <= _FEW_TERMS:
+        name = "few channels"
     else:
-        name, sizes = "large images", (64, 40, 64, 3, 1, 1)
-    channels, image, filters, kernel, stride, padding = sizes
+        name = "small images" if places <= _FEW_PLACES else "large images"
+    channels, image, filters, kernel, stride, padding = _WINDOWS[name]
     out = (image + 2 * padding - kernel) // stride + 1
     pairs = ((n, n) for n in (kernel, stride, padding, 1))
     same = Windows(wanted.dtype, 1, channels, (image, image), filters, (out, out), *pairs)
     geometry = (same.stride, same.padding, same.dilation, False, (0, 0), 1)
 
     def make() -> Tensors:
-        x, weight = (
-            _ones(same, 1, channels, image, image),
-            _ones(same, filters, channels, *same.kernel),
-        )
+        x = _ones(same, 1, channels, image, image)
+        weight = _ones(same, filters, channels, kernel, kernel)
         y = _ones(same, 1, filters, out, out)
         if not weights_are_most(weight.numel(), x.numel() + y.numel()):
             x = x.to(memory_format=torch.channels_last)

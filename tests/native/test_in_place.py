@@ -60,6 +60,10 @@ def turned(p: torch.Tensor, g: torch.Tensor) -> None:
     p.copy_(p.t() + g)
 
 
+def other_way_round(p: torch.Tensor, g: torch.Tensor) -> None:
+    p.t().mul_(g)
+
+
 def moved(p: torch.Tensor, g: torch.Tensor) -> None:
     p.copy_(torch.roll(p, 1, 0) + g)
 
@@ -140,6 +144,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], int]] = {
     "swap": (swap, SQUARE[:2], 1),
     "old value returned": (old_value_returned, FLAT[:2], 1),
     "turned": (turned, SQUARE[:2], 0),
+    "the other way round": (other_way_round, (rand(150, 203), rand(203, 150)), 0),
     "moved": (moved, FLAT[:2], 0),
     "part": (part, SQUARE[:2], 0),
     "result too": (result_too, SQUARE[:2], 1),
