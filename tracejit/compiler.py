@@ -21,6 +21,7 @@ from tracejit.fuse import scalar
 from tracejit.fuse.attention import Attention, with_attention
 from tracejit.fuse.finish import finish
 from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.offsets import with_shared_kernels
 from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
 from tracejit.ir.convolutions import open_convolutions
@@ -112,7 +113,7 @@ class Pipeline:
         with self.stage("schedule") as show:
             program = finish(graph)
             if kind_of(self.target) == "native":
-                program = in_place(with_attention(program))
+                program = in_place(with_shared_kernels(with_attention(program)))
             show(Listing(program))
         with self.stage("kernels") as show:
             kernels = self.generate(program)

@@ -101,6 +101,33 @@ APPLIES = [
         ],
         ["aten.neg"],
     ),
+    (
+        "read beside",
+        "x: f32[4, 6], y: f32[6]",
+        [
+            "v0: f32[4, 6] = aten.select_scatter(x, y, 0, 2)",
+            "v1: f32[6] = aten.select.int(v0, 0, -1)",
+        ],
+        ["aten.select.int"],
+    ),
+    (
+        "read beside",
+        "x: f32[4, 6], y: f32[4, 2]",
+        [
+            "v0: f32[4, 6] = aten.slice_scatter(x, y, 1, 2, 4)",
+            "v1: f32[4, 2][6, 1] = aten.slice.Tensor(v0, -1, 4, 9223372036854775807)",
+        ],
+        ["aten.slice.Tensor"],
+    ),
+    (
+        "read beside",
+        "x: f32[4, 6], y: f32[6]",
+        [
+            "v0: f32[4, 6] = aten.select_scatter(x, y, 0, 3)",
+            "v1: f32[2, 6] = aten.slice.Tensor(v0, 0, -4, -2)",
+        ],
+        ["aten.slice.Tensor"],
+    ),
     ("view of everything", X, [f"{V} = aten.alias(x)"], []),
     ("view of everything", X, [f"{V} = aten.slice.Tensor(x, 1)"], []),
     ("view of everything", X, [f"{V} = aten.slice.Tensor(x, 0, 0, 9223372036854775807)"], []),
@@ -144,12 +171,20 @@ STAYS = [
             "v1: i64[4] = aten._to_copy(v0, dtype=torch.int64)",
         ],
     ),
-    (
-        "read back",
+    (  # some of it was written
+        "read beside",
+        "x: f32[4, 6], y: f32[4, 3]",
+        [
+            "v0: f32[4, 6] = aten.slice_scatter(x, y, 1, 2, 5)",
+            "v1: f32[4, 2][6, 1] = aten.slice.Tensor(v0, 1, 4, 6)",
+        ],
+    ),
+    (  # along another dimension
+        "read beside",
         "x: f32[4, 6], y: f32[6]",
         [
             "v0: f32[4, 6] = aten.select_scatter(x, y, 0, 2)",
-            "v1: f32[6] = aten.select.int(v0, 0, 3)",
+            "v1: f32[4][6] = aten.select.int(v0, 1, 3)",
         ],
     ),
     (  # the strides of a result are seen

@@ -28,11 +28,13 @@ def rewrite(
     change_index: Callable[[Index], Index],
     axes: tuple[Axis, ...],
     names: Mapping[str, str] | None = None,
+    offsets: Mapping[str, int] | None = None,
 ) -> LoopNest:
     """The nest over other axes: every index, in loads, stores and index values, goes through
     `change_index`.
 
-    `names` gives buffers other names.
+    `names` gives buffers other names; what is loaded lies so much nearer to their begin as
+    `offsets` says.
     """
     rename = names or {b.name: b.name for b in nest.buffers}
     memo: dict[int, Scalar] = {}
@@ -51,7 +53,8 @@ def rewrite(
         args = tuple(memo[a.key] for a in scalar.args)
         arg = scalar.arg
         if isinstance(arg, Load):
-            arg = Load(rename[arg.buffer], index(arg.index))
+            less = offsets.get(arg.buffer, 0) if offsets else 0
+            arg = Load(rename[arg.buffer], index(arg.index) - less)
         elif isinstance(arg, Index):
             arg = index(arg)
         new = memo[scalar.key] = make(scalar.op, *args, arg=arg, dtype=scalar.dtype)

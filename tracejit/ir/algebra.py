@@ -166,6 +166,34 @@ def read_back(builder: Builder, node: Node) -> Result:
     return same(builder, node, source) if places[0] == places[1] else None
 
 
+def read_beside(builder: Builder, node: Node) -> Result:
+    """Reading a part that was not written gives what was there before."""
+    scatter = producer(node, "aten.slice_scatter", "aten.select_scatter")
+    if scatter is None:
+        return None
+    base: Value = scatter.args[0]
+    read, written = (_part(n, base) for n in (node, scatter))
+    if read is None or written is None or base.strides != scatter.out.strides:
+        return None
+    (dim, start, end), (other, first, last) = read, written
+    if dim != other or (start < last and first < end):
+        return None
+    return builder.like(node.op, base, *node.args[1:], **node.kwargs)
+
+
+def _part(node: Node, base: Value) -> tuple[int, int, int] | None:
+    """The dimension along which a slice or select takes a part of `base` (or writes it), the part's
+    begin and its end; None if they are not known."""
+    a = bound(node)
+    dim = a["dim"] % base.ndim
+    size = base.sizes[dim]
+    ends = (a["index"], a["index"]) if "index" in a else (a["start"] or 0, a["end"])
+    if not isinstance(size, int) or not all(n is None or isinstance(n, int) for n in ends):
+        return None
+    start, end = (size if n is None else max(n + size if n < 0 else n, 0) for n in ends)
+    return dim, start, end + 1 if "index" in a else min(end, size)
+
+
 RESHAPES = ("aten.view", "aten._unsafe_view", "aten.reshape")
 PERMUTES = ("aten.permute", "aten.transpose.int", "aten.t")
 RULES: tuple[Pattern, ...] = (
@@ -180,6 +208,7 @@ RULES: tuple[Pattern, ...] = (
     Pattern("permute of a permute", PERMUTES, permute_of_permute),
     Pattern("expand of an expand", ("aten.expand",), expand_of_expand),
     Pattern("read back", tuple(SCATTERS), read_back),
+    Pattern("read beside", ("aten.slice.Tensor", "aten.select.int"), read_beside),
     Pattern(
         "view of everything", ("aten.detach", "aten.alias", "aten.slice.Tensor"), identity_view
     ),
