@@ -50,8 +50,9 @@ def _heading(document: Document) -> Iterator[str]:
 
 
 def _suites_heading(suites: dict[str, Document]) -> Iterator[str]:
-    machines = " and ".join(dict.fromkeys(_machine(document) for document in suites.values()))
-    yield f"Steady state, how many times faster tracejit is (geometric mean), on {machines}:"
+    machines = {name: _machine(document) for name, document in suites.items()}
+    where = "; ".join(f"{name} on {machine}" for name, machine in machines.items())
+    yield f"Steady state, how many times faster tracejit is (geometric mean), {where}:"
 
 
 def _suites(suites: dict[str, Document]) -> Iterator[str]:

@@ -235,9 +235,7 @@ class Evaluator:
         zero = const(element, 0)
         spare = b.alloca(element, name="zero")
         b.store(zero, spare)
-        some = mask
-        if mask.type.lanes:
-            some = b.intrinsic("llvm.vector.reduce.or", I1, mask, suffix=mask.type.suffix)
+        some = self._vote("or", mask) if mask.type.lanes else mask
         one = b.load(b.select(some, address, spare), element)
         if not mask.type.lanes:
             return one
@@ -258,10 +256,36 @@ class Evaluator:
             if self.ahead:
                 b.prefetch(address, self.ahead)
             return b.load(address, wide)
-        align = const(Type("i32"), max(element.bits // 8, 1))
-        zeros = const(wide, 0)
-        name = f"{wide.suffix}.p0"
-        return b.intrinsic("llvm.masked.load", wide, address, align, valid, zeros, suffix=name)
+        if not self._one_by_one(wide):
+            return self._load_some(address, wide, valid)
+        found = b.slot(const(wide, 0), "loaded")
+        with b.when(self._vote("or", valid), "any"):
+            every, some, after = (b.fresh(name) for name in ("every", "some", "loaded"))
+            b.branch(self._vote("and", valid), every, some)
+            b.label(every)
+            found.set(b.load(address, wide))
+            b.jump(after)
+            b.label(some)
+            found.set(self._load_some(address, wide, valid))
+            b.jump(after)
+            b.label(after)
+        return found.get()
+
+    def _load_some(self, address: Value, wide: Type, valid: Value) -> Value:
+        """Lanes of neighbouring elements, zeros for the others."""
+        align = const(Type("i32"), max(wide.bits // 8, 1))
+        args, name = (address, align, valid, const(wide, 0)), f"{wide.suffix}.p0"
+        return self.builder.intrinsic("llvm.masked.load", wide, *args, suffix=name)
+
+    def _one_by_one(self, wide: Type) -> bool:
+        """Whether accesses with a mask go lane by lane: there is no instruction for them."""
+        level = self.builder.module.level
+        return level is not None and not level.masked and wide.bits < 32
+
+    def _vote(self, word: str, mask: Value) -> Value:
+        """Whether all ("and") or any ("or") lanes of a mask are set."""
+        name = f"llvm.vector.reduce.{word}"
+        return self.builder.intrinsic(name, I1, mask, suffix=mask.type.suffix)
 
     def _every_second(self, address: Value, element: Type) -> Value:
         """Elements 0, 2, 4, …: of two vectors of neighbours that end with the last."""
