@@ -81,7 +81,11 @@ class _Write:
 
     def _reads_old(self, step: Step) -> bool:
         """Whether a step reads memory of the input."""
-        return any(self.groups[name] == self.groups[self.target] for name in reads(step))
+        return any(map(self._is_old, reads(step)))
+
+    def _is_old(self, name: str) -> bool:
+        """Whether a variable may share memory with the input."""
+        return self.groups[name] == self.groups[self.target]
 
     def _alike(self, step: Step) -> bool:
         """Whether the value lies in memory as the input does."""
@@ -102,16 +106,16 @@ class _Write:
         accumulates = any(isinstance(a, bool) and a for a in others) or step.kwargs
         if op is None or first != Ref(self.target) or accumulates:
             return None
-        if any(self.groups[name] == self.groups[self.target] for name in refs(others)):
+        if any(map(self._is_old, refs(others))):
             return None
         return replace(step, op=op, outs=())
 
     def _stored(self, step: Step) -> RunKernel | None:
         if not isinstance(step, RunKernel) or not isinstance(step.nest, LoopNest):
             return None
-        groups, nest, args = self.groups, step.nest, dict(step.args)
+        nest, args = step.nest, dict(step.args)
         (out,) = (b for b, name in args.items() if name == self.value)
-        old = [b for b, name in args.items() if groups[name] == groups[self.target]]
+        old = [b for b, name in args.items() if self._is_old(name)]
         if not old:
             args[out] = self.target
         else:

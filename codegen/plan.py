@@ -324,13 +324,14 @@ class _Writer:
 
     def check_apart(self) -> None:
         """What kernels write must not lie in memory that anything else is read from."""
-        used = {self.memory.groups[name] for step in self.program.steps for name in reads(step)}
-        used |= {self.memory.groups[name] for name, _ in self.program.writes}
-        inputs = self.program.inputs
+        if not self.program.direct:
+            return
+        inputs, groups = self.program.inputs, self.memory.groups
+        used = {groups[name] for step in self.program.steps for name in reads(step)}
+        used |= {groups[name] for name, _ in self.program.writes}
         direct = [slot for slot in inputs if slot.name in self.program.direct]
-        others = [s for s in inputs if self.memory.groups[s.name] in used and s not in direct]
-        if direct:
-            self.line(f"apart({self.ranges(direct)}, {self.ranges(others)})")
+        others = [slot for slot in inputs if groups[slot.name] in used and slot not in direct]
+        self.line(f"apart({self.ranges(direct)}, {self.ranges(others)})")
 
     def ranges(self, slots: Sequence[Slot]) -> str:
         """Variables, and the bytes of each."""

@@ -17,11 +17,11 @@ import torch
 from tracejit.codegen import plan as plan_text
 from tracejit.codegen.generators import generator_for
 from tracejit.codegen.inplace import in_place
+from tracejit.codegen.offsets import with_shared_kernels
 from tracejit.fuse import scalar
 from tracejit.fuse.attention import Attention, with_attention
 from tracejit.fuse.finish import finish
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.offsets import with_shared_kernels
 from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
 from tracejit.ir.convolutions import open_convolutions
@@ -130,10 +130,7 @@ class Pipeline:
 
             choose = functools.partial(provider, target=self.target)
             own = [
-                (
-                    "convolutions",
-                    functools.partial(open_convolutions, choose=choose),
-                ),
+                ("convolutions", functools.partial(open_convolutions, choose=choose)),
                 ("channels last", channels_last),
                 ("products", functools.partial(open_products, choose=choose)),
             ]

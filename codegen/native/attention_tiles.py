@@ -21,9 +21,9 @@ from tracejit.codegen.native.builder import (
     iota,
     transposed,
 )
+from tracejit.codegen.native.microkernel import CHAIN
 
 UNROLL = 4  # steps of a sum in a loop's body
-CHAIN = 192  # multiply-adds that follow each other, of a depth known beforehand
 
 
 def at(b: Builder, base: Value, index: int | Value, element: Type = F32) -> Value:
@@ -63,18 +63,16 @@ def accumulate(
     "Anatomy of High-Performance Matrix Multiplication" (2008): the sums stay in registers. `unit`:
     a depth that is no constant is a multiple of it; one that is one is summed in short chains."""
     address, row, step = left
+    wide = start[0][0].type
+    length = len(start[0]) * wide.lanes
     if isinstance(depth, int) and depth > CHAIN:
         half = depth // 2 // UNROLL * UNROLL
         begun = accumulate(b, start, left, panel, half)
         rest = (at(b, address, half * step), row, step)
-        vectors = len(start[0])
-        zeros = [[const(v.type, 0) for v in values] for values in start]
-        panel = at(b, panel, half * vectors * start[0][0].type.lanes)
-        added = accumulate(b, zeros, rest, panel, depth - half)
+        zeros = [[const(wide, 0)] * len(values) for values in start]
+        added = accumulate(b, zeros, rest, at(b, panel, half * length), depth - half)
         return [[b.fadd(x, y) for x, y in zip(*rows)] for rows in zip(begun, added)]
     sums = [[b.slot(value, "sum") for value in values] for values in start]
-    wide = start[0][0].type
-    length = len(start[0]) * wide.lanes
 
     def steps(p: Value, count: int) -> None:
         held = [[s.get() for s in slots] for slots in sums]

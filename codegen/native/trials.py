@@ -89,9 +89,10 @@ def _product(wanted: Sizes) -> Trial:
     def calls(target: str) -> dict[str, Call]:
         op = "aten.baddbmm" if batched else "aten.addmm"
         library, linear = fastest(op), fastest("mkldnn._linear_pointwise")
+        *inputs, y = make()
         found: dict[str, Call] = {
             LIBRARY: lambda bias, x, w, out: library(bias, x, w),
-            GENERATED: generated(op, make()[:3], (), make()[3], target),
+            GENERATED: generated(op, inputs, (), y, target),
         }
         if not batched:
             found[ONEDNN] = lambda bias, x, w, out: linear(x, w.mT, bias, "none", [], "")
@@ -146,7 +147,7 @@ def _ones(wanted: Wanted, *shape: int) -> torch.Tensor:
 
 
 def generated(
-    op: str, inputs: Tensors, more: Sequence[Any], out: torch.Tensor, target: str
+    op: str, inputs: Sequence[torch.Tensor], more: Sequence[Any], out: torch.Tensor, target: str
 ) -> Call:
     """What runs the generated kernels for out = op(*inputs, *more) on such tensors."""
     graph = Graph()

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracejit.ir.dtypes import HALVES, TORCH
+from tracejit.ir.dtypes import HALVES
 from tracejit.ir.graph import Graph, Node, Value
-from tracejit.ir.products import GENERATED
+from tracejit.ir.products import GENERATED, cast, widened
 from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ops.externs import each
 
@@ -59,9 +59,9 @@ def open_convolutions(graph: Graph, choose: Callable[[Windows], str]) -> Graph:
 
     def rule(builder: Builder, node: Node) -> Result:
         found = windows_of(node)
-        return (
-            None if found is None or choose(found) != GENERATED else _opened(builder, node, found)
-        )
+        if found is None or choose(found) != GENERATED:
+            return None
+        return _opened(builder, node, found)
 
     return rewrite(graph, rule)
 
@@ -69,34 +69,22 @@ def open_convolutions(graph: Graph, choose: Callable[[Windows], str]) -> Graph:
 def _opened(builder: Builder, node: Node, sizes: Windows) -> Value:
     x, weight, bias = node.args[:3]
     ndim = len(sizes.kernel)
-    kept = sizes.dtype
-    wide = "f32" if kept in HALVES else kept
-
-    def widened(value: object) -> Value:
-        assert isinstance(value, Value)
-        if value.dtype == wide:
-            return value
-        found: Value = builder("aten._to_copy", value, dtype=TORCH[wide])
-        return found
-
     if any(sizes.padding):
         sides = tuple(p for p in reversed(sizes.padding) for _ in range(2))
         x = builder("aten.constant_pad_nd", x, sides, 0.0)
-    image = _windowed(builder, widened(x), sizes)
-    weight = builder("aten.unsqueeze", widened(weight), 0)
+    image = _windowed(builder, widened(builder, x), sizes)
+    weight = builder("aten.unsqueeze", widened(builder, weight), 0)
     for _ in range(ndim):
         weight = builder("aten.unsqueeze", weight, 2)
     terms = builder("aten.mul.Tensor", image, weight)
     summed = tuple(range(2 + ndim, 3 + 2 * ndim))
     total: Value = builder("aten.sum.dim_IntList", terms, summed)
     if isinstance(bias, Value):
-        bias = widened(bias)
+        bias = widened(builder, bias)
         for k in range(1, 1 + ndim):
             bias = builder("aten.unsqueeze", bias, k)
         total = builder("aten.add.Tensor", total, bias)
-    if wide != kept:
-        total = builder("aten._to_copy", total, dtype=TORCH[kept])
-    return total
+    return cast(builder, total, sizes.dtype)
 
 
 def _windowed(builder: Builder, image: Value, sizes: Windows) -> Value:

@@ -87,16 +87,7 @@ def _linear(builder: Builder, node: Node) -> Value | None:
 def _opened(builder: Builder, node: Node) -> Value:
     bias, *factors = (None if k is None else node.args[k] for k in PRODUCTS[node.op])
     kept = factors[0].dtype  # type: ignore[union-attr]
-    wide = "f32" if kept in HALVES else kept
-
-    def widened(value: object) -> Value:
-        assert isinstance(value, Value)
-        if value.dtype == wide:
-            return value
-        found: Value = builder("aten._to_copy", value, dtype=TORCH[wide])
-        return found
-
-    left, right = (widened(f) for f in factors)
+    left, right = (widened(builder, f) for f in factors)
     dims = len(left.sizes)
     terms = builder(
         "aten.mul.Tensor",
@@ -105,10 +96,22 @@ def _opened(builder: Builder, node: Node) -> Value:
     )
     total: Value = builder("aten.sum.dim_IntList", terms, (dims - 1,))
     if isinstance(bias, Value):
-        total = _with_bias(builder, total, widened(bias), node)
-    if wide != kept:
-        total = builder("aten._to_copy", total, dtype=TORCH[kept])
-    return total
+        total = _with_bias(builder, total, widened(builder, bias), node)
+    return cast(builder, total, kept)
+
+
+def widened(builder: Builder, value: object) -> Value:
+    """A factor or a bias in the dtype that products are added up in: f32 for halves."""
+    assert isinstance(value, Value)
+    return cast(builder, value, "f32" if value.dtype in HALVES else value.dtype)
+
+
+def cast(builder: Builder, value: Value, dtype: str) -> Value:
+    """The value in a dtype; itself if it is in that."""
+    if value.dtype == dtype:
+        return value
+    found: Value = builder("aten._to_copy", value, dtype=TORCH[dtype])
+    return found
 
 
 def _with_bias(builder: Builder, total: Value, bias: Value, node: Node) -> Value:

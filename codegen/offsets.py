@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
+from tracejit.codegen.memory import makes, span
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.program import Alias, Program, RunExtern, RunKernel, Slot, Step
+from tracejit.fuse.program import Alias, Program, RunKernel, Slot, Step
 from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.scalar import Load
 
@@ -26,8 +27,10 @@ def with_shared_kernels(program: Program) -> Program:
     based: dict[int, tuple[LoopNest, dict[str, int]]] = {}
     groups: dict[object, dict[int, LoopNest]] = defaultdict(dict)
     for step in program.steps:
-        if isinstance(step, RunKernel) and isinstance(step.nest, LoopNest):
-            nest, offsets = based.setdefault(id(step.nest), _from_zero(step.nest))
+        if not isinstance(step, RunKernel) or not isinstance(step.nest, LoopNest):
+            continue
+        if id(step.nest) not in based:
+            nest, _ = based[id(step.nest)] = _from_zero(step.nest)
             groups[nest.axes, nest.buffers, nest.stores][id(step.nest)] = nest
     shared = {
         one: next(iter(nests.values()))
@@ -53,10 +56,12 @@ def _from_zero(nest: LoopNest) -> tuple[LoopNest, dict[str, int]]:
     first: dict[str, int] = {}
     for scalar in nest.body():
         if isinstance(scalar.arg, Load):
-            buffer, least = scalar.arg.buffer, scalar.arg.index.const
+            buffer, least = scalar.arg.buffer, scalar.arg.index.bounds()[0]
             first[buffer] = min(first.get(buffer, least), least)
     written = {b.name for b in nest.buffers if b.written}
     offsets = {b: k for b, k in first.items() if k > 0 and b not in written}
+    if not offsets:
+        return nest, offsets
     new = rewrite(nest, lambda index: index, nest.axes, offsets=offsets)
     ends: dict[str, int] = {}  # of what is read
     for scalar in new.body():
@@ -76,9 +81,7 @@ class _Views:
         self.known: dict[tuple[str, int], str] = {}
 
     def add(self, step: Step) -> None:
-        made = step.outs if isinstance(step, (RunKernel, RunExtern)) else ()
-        made = (step.out,) if isinstance(step, Alias) else made
-        self.slots.update({slot.name: slot for slot in made})
+        self.slots.update({slot.name: slot for slot in makes(step)})
         self.steps.append(step)
 
     def at(self, name: str, offset: int) -> str:
@@ -87,9 +90,8 @@ class _Views:
             return name
         if (name, offset) not in self.known:
             base = self.slots[name]
-            steps = zip(base.sizes, base.strides, strict=True)
-            size = 1 + sum((n - 1) * stride for n, stride in steps) - offset
-            out = replace(base, name=f"{name}_from_{offset}", sizes=(size,), strides=(1,))
+            sizes = (span(base) - offset,)
+            out = replace(base, name=f"{name}_from_{offset}", sizes=sizes, strides=(1,))
             self.add(Alias(name, out, offset))
             self.known[name, offset] = out.name
         return self.known[name, offset]
