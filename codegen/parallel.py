@@ -17,7 +17,11 @@ def each(work: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
         yield from map(work, items)
         return
     with ThreadPoolExecutor(max_workers=workers()) as pool:
-        yield from pool.map(work, items)
+        try:
+            results = pool.map(work, items)
+        except RuntimeError:  # no more threads: the interpreter is exiting, or a limit is reached
+            results = map(work, items)
+        yield from results
 
 
 def workers() -> int:

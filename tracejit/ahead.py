@@ -9,7 +9,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from tracejit import compiler, firstcall
+from tracejit import compilation, compiler
 from tracejit.api import dispatcher_of, is_compiled, wrap
 from tracejit.dispatch import Dispatcher, Options
 from tracejit.runtime import bundle, cache
@@ -106,7 +106,7 @@ def program(
     stages = compiler.Pipeline(target, dispatcher.options.numerics, title)
     dispatcher.traces = stages.history
     try:
-        return firstcall.compiled(stages, recording, guards)
+        return compilation.compiled(stages, recording, guards)
     except compiler.StageFailed as failed:
         cause = failed.__cause__ or failed
         text = f"{type(cause).__name__}: {cause}"
