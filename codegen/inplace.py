@@ -40,86 +40,117 @@ OVERWRITING = {
 def in_place(program: Program) -> Program:
     """The program with as many of its writes as can be made by kernels; the same object if there is
     none."""
-    known: dict[tuple[int, str, str], LoopNest] = {}
+    if not program.writes:
+        return program
+    writes = _Writes(program)
     for target, value in program.writes:
-        step = _Write(program, target, value, known).step()
+        step = writes.step(target, value)
         if step is not None:
-            program = _moved(program, target, value, step)
-    return program
+            writes.move(target, value, step)
+    return writes.program()
 
 
-class _Write:
-    """One write of a program: the input `target` is to become `value`."""
+class _Writes:
+    """The steps of a program while its writes become theirs, and where each variable is made and
+    read, so that hundreds of writes are as quick as one each."""
 
-    def __init__(
-        self,
-        program: Program,
-        target: str,
-        value: str,
-        known: dict[tuple[int, str, str], LoopNest],
-    ) -> None:
-        self.program, self.target, self.value, self.known = program, target, value, known
+    def __init__(self, program: Program) -> None:
+        self.whole, self.steps = program, list(program.steps)
+        self.inputs = {slot.name: slot for slot in program.inputs}
+        self.left = dict(program.writes)
+        self.known: dict[tuple[int, str, str], LoopNest] = {}
+        self.taken = {s.nest.name for s in self.steps if isinstance(s, RunKernel)}
         self.groups = sharing(program)
+        self.members: dict[str, list[str]] = {}
+        for name, group in self.groups.items():
+            self.members.setdefault(group, []).append(name)
+        self.last_exit = -1  # the last step that may leave the plan
+        self.makers: dict[str, int] = {}
+        self.readers: dict[str, set[int]] = {name: set() for name in self.groups}
+        for number, step in enumerate(self.steps):
+            self.makers |= dict.fromkeys((slot.name for slot in makes(step)), number)
+            for name in reads(step):
+                self.readers[name].add(number)
+            if not isinstance(step, (RunKernel, Alias)):
+                self.last_exit = number
 
-    def step(self) -> Step | None:
-        """What stores the value in the input, in place of what computes it; None if nothing may."""
-        steps = self.program.steps
-        makers = (k for k, s in enumerate(steps) if self.value in (slot.name for slot in makes(s)))
-        at = next(makers, len(steps))
-        if at == len(steps) or not self._alike(steps[at]) or not self._only_use():
+    def program(self) -> Program:
+        """With the writes that were moved; the program itself if there are none."""
+        whole = self.whole
+        direct = [target for target, _ in whole.writes if target not in self.left]
+        if not direct:
+            return whole
+        writes = list(self.left.items())
+        return replace(whole, steps=self.steps, writes=writes, direct=[*whole.direct, *direct])
+
+    def step(self, target: str, value: str) -> Step | None:
+        """What stores the value in the input `target`, in place of what computes it; None if
+        nothing may."""
+        at = self.makers.get(value)
+        if at is None or not self._alike(at, target, value) or not self._only_use(target, value):
             return None
-        made, after = steps[at], steps[at + 1 :]
-        if any(map(self._reads_old, after)):
+        made = self.steps[at]
+        mine = self.members[self.groups[target]]
+        reading = {number for name in mine for number in self.readers[name]}  # what the input was
+        if any(number > at for number in reading):
             return None
-        overwritten = isinstance(made, RunExtern) or not self._reads_old(made)
-        again = overwritten and not any(map(self._reads_old, steps[:at]))
+        again = not reading or (reading == {at} and isinstance(made, RunExtern))
         if isinstance(made, RunExtern):
-            return self._scattered(made) if again else None
-        if not again and not all(isinstance(s, (RunKernel, Alias)) for s in after):
+            return self._scattered(made, target) if again else None
+        if not again and at < self.last_exit:
             return None
-        return self._stored(made)
+        return self._stored(made, target, value)
 
-    def _reads_old(self, step: Step) -> bool:
-        """Whether a step reads memory of the input."""
-        return any(map(self._is_old, reads(step)))
+    def move(self, target: str, value: str, step: Step) -> None:
+        """Put the step in place of the one that computes the value; others read the input."""
+        at = self.makers.pop(value)
+        self.steps[at] = step
+        readers = self.readers.pop(value)
+        for number in readers:
+            self.steps[number] = _renamed(self.steps[number], value, target)
+        self.readers[target] |= readers | {at}
+        group, old = self.groups[target], self.groups.pop(value)
+        others = [name for name in self.members.pop(old) if name != value]
+        self.members.setdefault(group, []).extend(others)
+        self.groups |= dict.fromkeys(others, group)
+        del self.left[target]
 
-    def _is_old(self, name: str) -> bool:
+    def _is_old(self, name: str, target: str) -> bool:
         """Whether a variable may share memory with the input."""
-        return self.groups[name] == self.groups[self.target]
+        return self.groups[name] == self.groups[target]
 
-    def _alike(self, step: Step) -> bool:
+    def _alike(self, at: int, target: str, value: str) -> bool:
         """Whether the value lies in memory as the input does."""
-        (old,) = (slot for slot in self.program.inputs if slot.name == self.target)
-        (new,) = (slot for slot in makes(step) if slot.name == self.value)
-        return replace(old, name=new.name) == new
+        (new,) = (slot for slot in makes(self.steps[at]) if slot.name == value)
+        return replace(self.inputs[target], name=value) == new
 
-    def _only_use(self) -> bool:
+    def _only_use(self, target: str, value: str) -> bool:
         """Whether neither the value nor what the input was is a result in any other way."""
-        writes = [v for t, v in self.program.writes if t != self.target]
-        mine = {self.groups[self.target], self.groups[self.value]}
-        return not mine & {self.groups[name] for name in (*self.program.outputs, *writes)}
+        writes = (v for t, v in self.left.items() if t != target)
+        mine = {self.groups[target], self.groups[value]}
+        return all(self.groups[name] not in mine for name in (*self.whole.outputs, *writes))
 
-    def _scattered(self, step: RunExtern) -> RunExtern | None:
+    def _scattered(self, step: RunExtern, target: str) -> RunExtern | None:
         """A library call that gives the input with some elements overwritten, in place."""
         first, *others = step.args
         op = OVERWRITING.get(step.op)
         accumulates = any(isinstance(a, bool) and a for a in others) or step.kwargs
-        if op is None or first != Ref(self.target) or accumulates:
+        if op is None or first != Ref(target) or accumulates:
             return None
-        if any(map(self._is_old, refs(others))):
+        if any(self._is_old(name, target) for name in refs(others)):
             return None
         return replace(step, op=op, outs=())
 
-    def _stored(self, step: Step) -> RunKernel | None:
+    def _stored(self, step: Step, target: str, value: str) -> RunKernel | None:
         if not isinstance(step, RunKernel) or not isinstance(step.nest, LoopNest):
             return None
         nest, args = step.nest, dict(step.args)
-        (out,) = (b for b, name in args.items() if name == self.value)
-        old = [b for b, name in args.items() if self._is_old(name)]
+        (out,) = (b for b, name in args.items() if name == value)
+        old = [b for b, name in args.items() if self._is_old(name, target)]
         if not old:
-            args[out] = self.target
+            args[out] = target
         else:
-            if [args[b] for b in old] != [self.target]:
+            if [args[b] for b in old] != [target]:
                 return None
             key = (id(nest), old[0], out)
             if key not in self.known:
@@ -128,7 +159,7 @@ class _Write:
                 self.known[key] = self._onto(nest, *key[1:])
             nest = self.known[key]
             del args[out]
-        outs = tuple(slot for slot in step.outs if slot.name != self.value)
+        outs = tuple(slot for slot in step.outs if slot.name != value)
         return replace(step, nest=nest, args=args, outs=outs)
 
     def _onto(self, nest: LoopNest, old: str, out: str) -> LoopNest:
@@ -136,11 +167,10 @@ class _Write:
         torch's in what works in place."""
         names = {b.name: old if b.name == out else b.name for b in nest.buffers}
         new = rewrite(nest, lambda index: index, nest.axes, names)
-        taken = {s.nest.name for s in self.program.steps if isinstance(s, RunKernel)}
-        taken |= {other.name for other in self.known.values()}
         name = f"{nest.name}_"
-        while name in taken:
+        while name in self.taken:
             name += "_"
+        self.taken.add(name)
         buffers = tuple(b for b in new.buffers if b.written or b.name != old)
         return replace(new, name=name, buffers=buffers)
 
@@ -161,16 +191,6 @@ def _reads_what_it_stores(nest: LoopNest, old: str, out: str) -> bool:
     return load.arg.index == store.index and everywhere and first
 
 
-def _moved(program: Program, target: str, value: str, step: Step) -> Program:
-    """The program with the step in place of the one that computes the value."""
-    steps: list[Step] = []
-    for old in program.steps:
-        made = value in (slot.name for slot in makes(old))
-        steps.append(step if made else _renamed(old, value, target))
-    writes = [(t, v) for t, v in program.writes if t != target]
-    return replace(program, steps=steps, writes=writes, direct=[*program.direct, target])
-
-
 def _renamed(step: Step, value: str, target: str) -> Step:
     """The step reading the input instead of the value."""
 
@@ -179,8 +199,6 @@ def _renamed(step: Step, value: str, target: str) -> Step:
             return type(tree)(map(new, tree))
         return Ref(target) if tree == Ref(value) else tree
 
-    if value not in reads(step):
-        return step
     if isinstance(step, RunKernel):
         args = {b: target if name == value else name for b, name in step.args.items()}
         return replace(step, args=args)

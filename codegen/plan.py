@@ -319,8 +319,8 @@ class _Writer:
             sources.append((self.use(name), source))
         for name, source in sources:
             self.line(f"copy_({name}, {source})")
-        for name in self.program.direct:
-            self.line(f"touched({self.use(name)})")
+        if self.program.direct:
+            self.line(f"touched(({', '.join(map(self.use, self.program.direct))},))")
 
     def check_apart(self) -> None:
         """What kernels write must not lie in memory that anything else is read from."""

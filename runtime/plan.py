@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import linecache
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -248,24 +249,21 @@ def apart(
     is on, or it may not be written to here, for which eager raises its own error. `sizes` and
     `lengths` are the bytes that they reach."""
     spans = sorted(zip([t.data_ptr() for t in targets], sizes))
-    begin, end = spans[0][0], sum(spans[-1])
     for (start, size), (following, _) in zip(spans, spans[1:]):
         if start + size > following:
             raise Leave("two tensors that are written lie in the same memory")
     for other, length in zip(others, lengths):
         start = other.data_ptr()
-        if start < end and begin < start + length:  # near: is it between two of them?
-            for target, size in spans:
-                if start < target + size and target < start + length:
-                    raise Leave("a tensor that is written lies in memory of another")
+        below = bisect_left(spans, (start + length,)) - 1  # the last that begins before its end
+        if below >= 0 and start < sum(spans[below]):
+            raise Leave("a tensor that is written lies in memory of another")
     if not torch.is_inference_mode_enabled() and any(t.is_inference() for t in targets):
         raise Leave("a tensor of inference mode is written outside it")
 
 
-def touched(tensor: torch.Tensor) -> None:
-    """Tell autograd that a kernel wrote to the tensor."""
-    if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+def touched(targets: Tensors) -> None:
+    """Tell autograd that kernels wrote to the tensors; those of inference mode have no version."""
+    torch.autograd.graph.increment_version(targets)
 
 
 FEW = 24  # indices that are sooner compared in Python than by two kernels
