@@ -421,13 +421,18 @@ def define(
     parameters: Sequence[Value],
     write: Callable[..., None],
     attributes: str = "",
+    body: bool = False,
 ) -> None:
-    """Define `void @name(parameters)`, not inlined: `write(builder, *parameters)` writes it."""
+    """Define `void @name(parameters)`: `write(builder, *parameters)` writes it. `body`: a part of a
+    kernel, given its buffers, of which no two lie in the same memory; others are not inlined."""
     builder = Builder(module, rounds_halves="bf16" in attributes)
     write(builder, *parameters)
     builder.line("ret void")
     spelled = ", ".join(map(str, parameters))
-    head = f"define internal void @{name}({spelled}) noinline {attributes}".rstrip() + " {"
+    if body:
+        spelled = spelled.replace("ptr %", "ptr noalias %")
+    words = ["define internal void", f"@{name}({spelled})", "" if body else "noinline", attributes]
+    head = " ".join(filter(None, [*words, "{"]))
     module.add(name, "\n".join([head, *builder.text(), "}"]))
 
 

@@ -12,10 +12,21 @@ in its cache in the next; it takes range after range of it, and then helps the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import I1, I32, I64, PTR, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import (
+    I1,
+    I32,
+    I64,
+    PTR,
+    Builder,
+    Module,
+    Type,
+    Value,
+    const,
+    define,
+)
 from tracejit.runtime.devices.native import TENSOR_ADDRESS
 
 SHARES = 4  # ranges a thread takes, about: the last ones even out what held others up
@@ -150,16 +161,15 @@ def _add_worker(module: Module, name: str, pointers: int, phase: Phase) -> None:
     module.add(worker, "\n".join([head, *builder.text(), "}"]))
 
 
-def add_body(module: Module, name: str, names: Sequence[str], write: object) -> None:
+def add_body(module: Module, name: str, names: Sequence[str], write: Callable[..., None]) -> None:
     """Define a phase's function: `write(builder, pointers, begin, end)` writes it."""
-    builder = Builder(module)
     pointers = [Value(f"%{n}", PTR) for n in names]
     begin, end = Value("%begin", I64), Value("%end", I64)
-    write(builder, pointers, begin, end)  # type: ignore[operator]
-    builder.line("ret void")
-    parameters = [f"ptr noalias %{n}" for n in names]
-    head = f"define internal void @{name}({', '.join([*parameters, str(begin), str(end)])}) {{"
-    module.add(name, "\n".join([head, *builder.text(), "}"]))
+
+    def body(b: Builder, *_: Value) -> None:
+        write(b, pointers, begin, end)
+
+    define(module, name, [*pointers, begin, end], body, body=True)
 
 
 __all__ = ["Phase", "Type", "add_body", "add_entry"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import I64, PTR, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import I64, PTR, Builder, Module, Type, Value, const, define
 from tracejit.codegen.native.rows import digits
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Axis, Index, linear
@@ -126,12 +126,8 @@ class Frame:
         """Define `@{kernel}.{name}(buffers …, more …)`; a function that writes a call of it, given
         a builder and the further arguments."""
         full = f"{self.name}.{name}"
-        b = Builder(self.module, rounds_halves="bf16" in attributes)
-        write(b)
-        b.line("ret void")
-        spelled = [str(v).replace("ptr %", "ptr noalias %") for v in (*self.arguments, *more)]
-        head = f"define internal void @{full}({', '.join(spelled)}) {attributes}".rstrip() + " {"
-        self.module.add(full, "\n".join([head, *b.text(), "}"]))
+        parameters = [*self.arguments, *more]
+        define(self.module, full, parameters, lambda b, *_: write(b), attributes, body=True)
 
         def call(b: Builder, *given: Value) -> None:
             b.call_void(full, *self.arguments, *given)
