@@ -27,6 +27,7 @@ from tracejit.ir import passes
 from tracejit.ir.convolutions import open_convolutions
 from tracejit.ir.graph import Graph, Value, map_values
 from tracejit.ir.layout import channels_last
+from tracejit.ir.pooling import open_pools
 from tracejit.ir.products import open_products
 from tracejit.ir.split import split_reductions
 from tracejit.runtime import forks
@@ -132,6 +133,7 @@ class Pipeline:
             own = [
                 ("convolutions", functools.partial(open_convolutions, choose=choose)),
                 ("channels last", channels_last),
+                ("pools", open_pools),
                 ("products", functools.partial(open_products, choose=choose)),
             ]
         return [*passes.default_passes(), *own]

@@ -218,13 +218,28 @@ class Evaluator:
         pointer = self.pointers[buffer]
         if place.uniform:
             loaded = self._load_one(pointer, place.base, element, mask)
-        elif place.lanes is None and place.stride == 1:
-            loaded = self.load_row(b.gep(pointer, element, place.base), element, mask)
-        elif place.lanes is None and place.stride == 2 and self._valid(mask) is None:
-            loaded = self._every_second(b.gep(pointer, element, place.base), element)
+        elif mask is not None and not mask.type.lanes:  # all lanes or none
+            found = b.slot(const(Type(element.kind, self.lanes), 0), "loaded")
+            with b.when(mask):
+                found.set(self._load_lanes(pointer, place, element, None))
+            loaded = found.get()
         else:
-            loaded = self._gather(pointer, place, element, mask)
+            loaded = self._load_lanes(pointer, place, element, mask)
         return words.from_memory(b, loaded, scalar.dtype)
+
+    def _load_lanes(self, pointer: Value, place: Place, element: Type, mask: Value | None) -> Value:
+        """An element for each lane."""
+        if place.lanes is not None or place.stride not in (1, 2):
+            return self._gather(pointer, place, element, mask)
+        first = self.builder.gep(pointer, element, place.base)
+        if place.stride == 1:
+            return self.load_row(first, element, mask)
+        return self._by_vote(
+            element,
+            self._valid(mask),
+            lambda: self._every_second(first, element),
+            lambda: self._gather(pointer, place, element, mask),
+        )
 
     def _load_one(self, pointer: Value, base: Value, element: Type, mask: Value | None) -> Value:
         """One element for all lanes; with a mask, of a zero of our own where none wants it."""
@@ -258,16 +273,32 @@ class Evaluator:
             return b.load(address, wide)
         if not self._one_by_one(wide):
             return self._load_some(address, wide, valid)
-        found = b.slot(const(wide, 0), "loaded")
+        return self._by_vote(
+            element,
+            valid,
+            lambda: b.load(address, wide),
+            lambda: self._load_some(address, wide, valid),
+        )
+
+    def _by_vote(
+        self,
+        element: Type,
+        valid: Value | None,
+        whole: Callable[[], Value],
+        part: Callable[[], Value],
+    ) -> Value:
+        """What `whole` loads if all lanes are valid, `part` if some are; zeros if none is."""
+        if valid is None:
+            return whole()
+        b = self.builder
+        found = b.slot(const(Type(element.kind, self.lanes), 0), "loaded")
+        every, some, after = (b.fresh(name) for name in ("every", "some", "loaded"))
         with b.when(self._vote("or", valid), "any"):
-            every, some, after = (b.fresh(name) for name in ("every", "some", "loaded"))
             b.branch(self._vote("and", valid), every, some)
-            b.label(every)
-            found.set(b.load(address, wide))
-            b.jump(after)
-            b.label(some)
-            found.set(self._load_some(address, wide, valid))
-            b.jump(after)
+            for label, load in ((every, whole), (some, part)):
+                b.label(label)
+                found.set(load())
+                b.jump(after)
             b.label(after)
         return found.get()
 

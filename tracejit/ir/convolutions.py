@@ -90,13 +90,24 @@ def _opened(builder: Builder, node: Node, sizes: Windows) -> Value:
 def _windowed(builder: Builder, image: Value, sizes: Windows) -> Value:
     """A padded image as [batch, 1, *places, channels, *kernel], a view of it."""
     ndim = len(sizes.kernel)
-    geometry = zip(sizes.kernel, sizes.stride, sizes.dilation, strict=True)
-    for k, (size, step, apart) in enumerate(geometry):
-        image = builder("aten.unfold", image, 2 + k, (size - 1) * apart + 1, step)
-        if apart > 1:
-            last = image.ndim - 1
-            image = builder("aten.slice.Tensor", image, last, 0, image.sizes[last], apart)
+    geometry = zip(sizes.places, sizes.kernel, sizes.stride, sizes.dilation, strict=True)
+    for k, numbers in enumerate(geometry):
+        image = windowed(builder, image, 2 + k, *numbers)
     places, kernel = range(2, 2 + ndim), range(2 + ndim, 2 + 2 * ndim)
     image = builder("aten.permute", image, (0, *places, 1, *kernel))
     found: Value = builder("aten.unsqueeze", image, 1)
     return found
+
+
+def windowed(
+    builder: Builder, image: Value, dim: int, places: int, size: int, step: int, apart: int
+) -> Value:
+    """A view of the image: in place of a dim its first `places` windows, `step` apart; their
+    `size` elements, `apart` from each other, are a new last dim."""
+    image = builder("aten.unfold", image, dim, (size - 1) * apart + 1, step)
+    last = image.ndim - 1
+    if image.sizes[dim] != places:
+        image = builder("aten.slice.Tensor", image, dim, 0, places, 1)
+    if apart > 1:
+        image = builder("aten.slice.Tensor", image, last, 0, image.sizes[last], apart)
+    return image
