@@ -14,12 +14,13 @@ from typing import Protocol
 from tracejit.codegen.native import words
 from tracejit.codegen.native.builder import I1, I64, Builder, Slot, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
-from tracejit.fuse.index import Index
+from tracejit.fuse.index import Index, reach
 from tracejit.fuse.reductions import identity, reduced_as
 from tracejit.fuse.scalar import REDUCTIONS, SCANS, Scalar
 from tracejit.ir.dtypes import FLOATS
 
-INSIDE = (1 << 63) - 1  # a position after all others
+I32 = Type("i32")
+INSIDE = {32: (1 << 31) - 1, 64: (1 << 63) - 1}  # positions after all others
 
 
 class Accumulator(Protocol):
@@ -153,7 +154,8 @@ def halves(b: Builder, value: Value) -> tuple[Value, Value]:
 
 @dataclass
 class First:
-    """argmax and argmin: the first extreme and its position; NaN counts as extreme."""
+    """argmax and argmin: the first extreme and its position; NaN counts as extreme. Positions are
+    as wide as elements where they fit, and 64 bits outside of this accumulator."""
 
     b: Builder
     scalar: Scalar
@@ -164,7 +166,10 @@ class First:
         self.dtype = reduced_as(self.scalar.arg, self.scalar.args[0].dtype)
         unit = words.number(self.dtype, identity(self.scalar.arg, self.dtype))
         self.best = self.b.slot(self.b.splat(unit, self.lanes), "best")
-        self.where = self.b.slot(self.b.splat(const(I64, INSIDE), self.lanes), "where")
+        fits = self.best.type.bits <= 32 and reach(self.column) < INSIDE[32]
+        self.position = I32 if fits else I64
+        self.inside = self.b.splat(const(self.position, INSIDE[self.position.bits]), self.lanes)
+        self.where = self.b.slot(self.inside, "where")
 
     def better(self, value: Value, where: Value, best: Value, place: Value) -> Value:
         """Whether (value, where) goes before (best, place)."""
@@ -180,26 +185,34 @@ class First:
         return b.binary("or", beats, b.binary("and", ties, earlier))
 
     def take(self, parts: list[Value]) -> None:
+        value, where = parts
+        if self.position != I64:
+            where = self.b.cast("trunc", where, self.where.type)
+        self._take(value, where)
+
+    def _take(self, value: Value, where: Value) -> None:
         best, place = self.best.get(), self.where.get()
-        first = self.better(parts[0], parts[1], best, place)
-        self.best.set(self.b.select(first, parts[0], best))
-        self.where.set(self.b.select(first, parts[1], place))
+        first = self.better(value, where, best, place)
+        self.best.set(self.b.select(first, value, best))
+        self.where.set(self.b.select(first, where, place))
 
     def add(self, at: Evaluator) -> None:
         b = self.b
         element = at.value(self.scalar.args[0])
         value = words.cast(b, element, self.scalar.args[0].dtype, self.dtype)
-        where = b.splat(at.integer(self.column), self.lanes)
+        where = b.splat(at.integer(self.column, self.position), self.lanes)
         if at.mask is not None:
-            where = b.select(at.mask, where, const(where.type, INSIDE))
+            where = b.select(at.mask, where, self.inside)
         value = _element(b, self.scalar, self.dtype, at, self.lanes) if at.mask else value
-        self.take([b.splat(value, self.lanes), where])
+        self._take(b.splat(value, self.lanes), where)
 
     def fold(self) -> None:
         """Positions tell which was first, in whatever order they are combined."""
 
     def parts(self) -> list[Value]:
-        return [self.best.get(), self.where.get()]
+        where = self.where.get()
+        wide = where if self.position == I64 else self.b.cast("sext", where, where.type.of("i64"))
+        return [self.best.get(), wide]
 
     def pick(self, left: list[Value], right: list[Value]) -> list[Value]:
         first = self.better(*right, *left)

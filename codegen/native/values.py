@@ -192,9 +192,9 @@ class Evaluator:
         others = [(a, c) for a, c in index.terms if a != self.vector]
         return all(c % self.lanes == 0 for _, c in others)
 
-    def integer(self, index: Index) -> Value:
-        """A position as an i64, a vector if lanes differ."""
-        return self._as_value(self.place(index), I64)
+    def integer(self, index: Index, type: Type = I64) -> Value:
+        """A position, a vector if lanes differ."""
+        return self._as_value(self.place(index), type)
 
     def _as_value(self, place: Place, type: Type) -> Value:
         """A position as an integer of this kind, a vector if lanes differ."""
