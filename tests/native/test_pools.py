@@ -1,4 +1,4 @@
-"""max_pool as a reduction over windows: the same elements as ATen's, wherever they lie."""
+"""Pools as reductions over windows: the same elements as ATen's, wherever they lie."""
 
 from __future__ import annotations
 
@@ -70,6 +70,48 @@ def test_as_eager(name: str, dtype: torch.dtype) -> None:
                 compiled(y), expected, rtol=0, atol=0, equal_nan=True, check_stride=True
             )
     assert "max_pool" in lines(compiled) and "(library)" not in lines(compiled)
+
+
+MEANS: dict[
+    str, tuple[tuple[int, ...], dict[str, Any], bool]
+] = {  # the last: whether the library's
+    "2×2": ((2, 5, 12, 14), {"kernel_size": 2}, False),
+    "overlapping": ((2, 5, 13, 35), {"kernel_size": 3, "stride": 1, "padding": 1}, False),
+    "step of 2": ((2, 5, 13, 35), {"kernel_size": 3, "stride": 2, "padding": 1}, False),
+    "ends inside": ((1, 3, 9, 9), {"kernel_size": 3, "stride": 2, "ceil_mode": True}, False),
+    "ends beyond": ((1, 3, 10, 9), {"kernel_size": 3, "stride": 2, "ceil_mode": True}, True),
+    "padding not counted": (
+        (1, 3, 10, 9),
+        {"kernel_size": 3, "padding": 1, "count_include_pad": False},
+        True,
+    ),
+    "no padding to count": ((1, 3, 9, 9), {"kernel_size": 3, "count_include_pad": False}, False),
+    "other divisor": (
+        (1, 3, 10, 9),
+        {"kernel_size": 3, "padding": 1, "divisor_override": 5, "ceil_mode": True},
+        False,
+    ),
+    "different": ((3, 20, 33), {"kernel_size": (2, 3), "stride": (3, 1)}, False),
+    "long": ((2, 3, 65), {"kernel_size": 5, "stride": 2, "padding": 2}, False),
+    "solid": ((1, 2, 8, 9, 21), {"kernel_size": 3, "stride": 2, "padding": 1}, False),
+}
+AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", MEANS)
+def test_means(name: str, dtype: torch.dtype) -> None:
+    sizes, said, library = MEANS[name]
+    if name == "solid" and dtype == torch.bfloat16:
+        pytest.skip("eager has none")
+    pool, x = AVERAGES[DIMS.get(name, 2)], image(*sizes, dtype=torch.float32).nan_to_num(0, 1, -1)
+    compiled = tracejit.compile(lambda x: pool(x, **said), wait=True)
+    x = x.to(dtype)
+    images = [x, x.to(memory_format=torch.channels_last)] if x.ndim == 4 else [x]
+    for y in images:
+        for _ in range(2):
+            torch.testing.assert_close(compiled(y), pool(y, **said), check_stride=True)
+    assert ("(library)" in lines(compiled)) == library
 
 
 def test_with_what_surrounds_it() -> None:

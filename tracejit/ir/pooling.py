@@ -1,59 +1,118 @@
-"""Largest elements of windows (max_pool), as a reduction over a padded image, which is fused with
-what surrounds it. Where the places of the elements are wanted, too, ATen is called.
+"""Pools (max_pool, avg_pool) as reductions over windows of a padded image, which are fused with
+what surrounds them. ATen is called where the places of largest elements are wanted, too, or where
+windows differ in how many elements they are the mean of.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tracejit.ir.convolutions import windowed
 from tracejit.ir.dtypes import COMPUTED, FLOATS
-from tracejit.ir.graph import Graph, Node, Value
+from tracejit.ir.graph import Graph, Node, Size, Value, numel
+from tracejit.ir.products import cast, widened
 from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ops.externs import each
 
-POOLS = {"aten.max_pool2d_with_indices": 2, "aten.max_pool3d_with_indices": 3}
+LARGEST = {"aten.max_pool2d_with_indices": 2, "aten.max_pool3d_with_indices": 3}
+MEAN = {"aten.avg_pool2d": 2, "aten.avg_pool3d": 3}
 
 
 def open_pools(graph: Graph) -> Graph:
-    """The graph with each max_pool of floats as a reduction, unless its second result is used."""
+    """The graph with each pool of floats as a reduction, but for those of the library."""
     used = {v.name for v in (*(v for node in graph.nodes for v in node.inputs), *graph.results())}
 
     def rule(builder: Builder, node: Node) -> Result:
-        if node.op not in POOLS or node.outputs[1].name in used:
+        if node.op not in LARGEST and node.op not in MEAN:
             return None
-        (x,) = node.inputs
-        sizes = (*x.sizes, *node.outputs[0].sizes)
-        plain = all(isinstance(n, int) for n in sizes) and 0 not in sizes
-        return (_opened(builder, node, x), None) if plain and x.dtype in FLOATS & COMPUTED else None
+        (x,), y = node.inputs, node.outputs[0]
+        plain = all(isinstance(n, int) for n in (*x.sizes, *y.sizes)) and 0 not in y.sizes
+        if not plain or x.dtype not in FLOATS & COMPUTED:
+            return None
+        if node.op in MEAN:
+            return _mean(builder, node)
+        return None if node.outputs[1].name in used else (_largest(builder, node), None)
 
     return rewrite(graph, rule)
 
 
-def _opened(builder: Builder, node: Node, x: Value) -> Value:
-    ndim = POOLS[node.op]
-    size = each(_numbers(node, 1, ()), ndim)
-    stride = each(_numbers(node, 2, ()) or size, ndim)
-    padding, dilation = (each(_numbers(node, k, (n,)), ndim) for k, n in ((3, 0), (4, 1)))
-    places, image = node.outputs[0].sizes[-ndim:], x.sizes[-ndim:]
-    reach = ((n - 1) * step for n, step in zip(places, stride, strict=True))
-    spans = ((n - 1) * apart + 1 for n, apart in zip(size, dilation, strict=True))
-    # Windows that begin inside may end beyond the padding (ceil_mode).
-    sides: list[int] = []
-    for *ends, pad, n in zip(reach, spans, padding, image, strict=True):
-        sides = [pad, max(sum(ends) - pad - n, 0), *sides]
-    if any(sides):
-        x = builder("aten.constant_pad_nd", x, tuple(sides), -math.inf)
-    lead = x.ndim - ndim
-    for k, n in enumerate(places):
-        x = windowed(builder, x, lead + k, n, size[k], stride[k], dilation[k])
-    found: Value = builder("aten.amax", x, tuple(range(lead + ndim, lead + 2 * ndim)))
-    return found
+def _largest(builder: Builder, node: Node) -> Value:
+    x, size, stride, padding, dilation, _ = _given(node, (), 0, 1, False)
+    windows = Windows(node, LARGEST[node.op], size, stride, padding, dilation)
+    return windows.reduced(builder, x, "aten.amax", -math.inf)
 
 
-def _numbers(node: Node, place: int, otherwise: Sequence[int]) -> Sequence[int]:
-    """An argument of one or more numbers."""
-    given = node.args[place] if len(node.args) > place else otherwise
-    assert isinstance(given, (int, tuple))
-    return (given,) if isinstance(given, int) else given
+def _mean(builder: Builder, node: Node) -> Value | None:
+    x, size, stride, padding, _, counts_padding, divisor = _given(node, (), 0, False, True, None)
+    windows = Windows(node, MEAN[node.op], size, stride, padding, 1)
+    if not divisor:
+        if windows.beyond or (any(windows.padding) and not counts_padding):
+            return None
+        divisor = numel(windows.size)
+    total = windows.reduced(builder, widened(builder, x), "aten.sum.dim_IntList", 0.0)
+    return cast(builder, builder("aten.div.Scalar", total, divisor), x.dtype)
+
+
+def _given(node: Node, *defaults: Any) -> tuple[Any, ...]:
+    """The arguments, from the third on with their defaults."""
+    return (*node.args, *defaults[len(node.args) - 2 :])
+
+
+@dataclass
+class Windows:
+    """The windows of one pool; a number counts for all dims."""
+
+    node: Node
+    ndim: int
+    size: Any
+    stride: Any
+    padding: Any
+    dilation: Any
+
+    def __post_init__(self) -> None:
+        self.size = self._each(self.size)
+        self.stride = self._each(self.stride or self.size)
+        self.padding, self.dilation = self._each(self.padding), self._each(self.dilation)
+        self.places = self.node.outputs[0].sizes[-self.ndim :]
+        self.image = self.node.inputs[0].sizes[-self.ndim :]
+
+    def _each(self, given: Any) -> Sequence[Size]:
+        return each((given,) if isinstance(given, int) else given, self.ndim)
+
+    @property
+    def ends(self) -> list[int]:
+        """How far the last window reaches beyond the image, or how much it leaves (below 0)."""
+        numbers = zip(
+            self.places,
+            self.stride,
+            self.size,
+            self.dilation,
+            self.padding,
+            self.image,
+            strict=True,
+        )
+        return [
+            (places - 1) * stride + (size - 1) * apart + 1 - pad - image
+            for places, stride, size, apart, pad, image in numbers
+        ]
+
+    @property
+    def beyond(self) -> bool:
+        """Whether windows end beyond the padding (ceil_mode)."""
+        return any(end > pad for end, pad in zip(self.ends, self.padding, strict=True))
+
+    def reduced(self, builder: Builder, x: Value, op: str, outside: float) -> Value:
+        """The reduction `op` of each window; what is not in the image is `outside`."""
+        sides = [n for pad, end in zip(self.padding, self.ends) for n in (max(end, 0), pad)]
+        if any(sides):
+            x = builder("aten.constant_pad_nd", x, tuple(reversed(sides)), outside)
+        lead = x.ndim - self.ndim
+        for k, numbers in enumerate(
+            zip(self.places, self.size, self.stride, self.dilation, strict=True)
+        ):
+            x = windowed(builder, x, lead + k, *numbers)
+        found: Value = builder(op, x, tuple(range(lead + self.ndim, lead + 2 * self.ndim)))
+        return found
