@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tracejit.codegen.native import words
-from tracejit.codegen.native.builder import I1, I64, Builder, Slot, Type, Value, const
+from tracejit.codegen.native.builder import I1, I32, I64, Builder, Slot, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Index, reach
 from tracejit.fuse.reductions import identity, reduced_as
 from tracejit.fuse.scalar import REDUCTIONS, SCANS, Scalar
 from tracejit.ir.dtypes import FLOATS
 
-I32 = Type("i32")
 INSIDE = {32: (1 << 31) - 1, 64: (1 << 63) - 1}  # positions after all others
 
 

@@ -2,8 +2,7 @@
 
 The factor may be any expression; it is evaluated here, once for an element. Vectors run along the
 axis in which its loads are neighbours. If that is k, squares of lanes × lanes are transposed in
-registers, in log2(lanes) steps of exchanging halves (Eklundh, "A fast computer method for matrix
-transposing", 1972).
+registers (builder.transposed).
 """
 
 from __future__ import annotations

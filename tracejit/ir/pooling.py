@@ -23,6 +23,8 @@ MEAN = {"aten.avg_pool2d": 2, "aten.avg_pool3d": 3}
 
 def open_pools(graph: Graph) -> Graph:
     """The graph with each pool of floats as a reduction, but for those of the library."""
+    if not any(node.op in LARGEST or node.op in MEAN for node in graph.nodes):
+        return graph
     used = {v.name for v in (*(v for node in graph.nodes for v in node.inputs), *graph.results())}
 
     def rule(builder: Builder, node: Node) -> Result:
@@ -41,18 +43,18 @@ def open_pools(graph: Graph) -> Graph:
 
 def _largest(builder: Builder, node: Node) -> Value:
     x, size, stride, padding, dilation, _ = _given(node, (), 0, 1, False)
-    windows = Windows(node, LARGEST[node.op], size, stride, padding, dilation)
-    return windows.reduced(builder, x, "aten.amax", -math.inf)
+    pool = Pool(node, LARGEST[node.op], size, stride, padding, dilation)
+    return pool.reduced(builder, x, "aten.amax", -math.inf)
 
 
 def _mean(builder: Builder, node: Node) -> Value | None:
     x, size, stride, padding, _, counts_padding, divisor = _given(node, (), 0, False, True, None)
-    windows = Windows(node, MEAN[node.op], size, stride, padding, 1)
+    pool = Pool(node, MEAN[node.op], size, stride, padding, 1)
     if not divisor:
-        if windows.beyond or (any(windows.padding) and not counts_padding):
+        if pool.beyond or (any(pool.padding) and not counts_padding):
             return None
-        divisor = numel(windows.size)
-    total = windows.reduced(builder, widened(builder, x), "aten.sum.dim_IntList", 0.0)
+        divisor = numel(pool.size)
+    total = pool.reduced(builder, widened(builder, x), "aten.sum.dim_IntList", 0.0)
     return cast(builder, builder("aten.div.Scalar", total, divisor), x.dtype)
 
 
@@ -62,7 +64,7 @@ def _given(node: Node, *defaults: Any) -> tuple[Any, ...]:
 
 
 @dataclass
-class Windows:
+class Pool:
     """The windows of one pool; a number counts for all dims."""
 
     node: Node
@@ -85,19 +87,10 @@ class Windows:
     @property
     def ends(self) -> list[int]:
         """How far the last window reaches beyond the image, or how much it leaves (below 0)."""
-        numbers = zip(
-            self.places,
-            self.stride,
-            self.size,
-            self.dilation,
-            self.padding,
-            self.image,
-            strict=True,
-        )
-        return [
-            (places - 1) * stride + (size - 1) * apart + 1 - pad - image
-            for places, stride, size, apart, pad, image in numbers
-        ]
+        steps = zip(self.places, self.stride, self.size, self.dilation, strict=True)
+        reach = [(places - 1) * step + (size - 1) * apart for places, step, size, apart in steps]
+        sides = zip(reach, self.padding, self.image, strict=True)
+        return [last + 1 - pad - image for last, pad, image in sides]
 
     @property
     def beyond(self) -> bool:
@@ -110,9 +103,8 @@ class Windows:
         if any(sides):
             x = builder("aten.constant_pad_nd", x, tuple(reversed(sides)), outside)
         lead = x.ndim - self.ndim
-        for k, numbers in enumerate(
-            zip(self.places, self.size, self.stride, self.dilation, strict=True)
-        ):
+        geometry = zip(self.places, self.size, self.stride, self.dilation, strict=True)
+        for k, numbers in enumerate(geometry):
             x = windowed(builder, x, lead + k, *numbers)
         found: Value = builder(op, x, tuple(range(lead + self.ndim, lead + 2 * self.ndim)))
         return found
