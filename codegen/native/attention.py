@@ -26,7 +26,7 @@ BYTES_A_NS = 15.0  # that one core reads
 def generate_attention(nest: Attention, name: str, target: str) -> KernelSource:
     """The source of a native kernel for `target`."""
     level = cpu.level_of(target)
-    module = Module((*str(nest).splitlines(), *map(str, nest.origins)), level=level)
+    module = Module((*str(nest).splitlines(), *map(str, nest.origins)), level=level, unrolled=True)
     added = nest.mask is not None and nest.mask.dtype != "bool"
     factor = LOG2_E * (1.0 if added else abs(nest.scale))
     work_ns = nest.operations / SPEED[level.bytes]

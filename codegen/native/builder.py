@@ -28,6 +28,7 @@ BITS = {
 }
 _SHORT = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
 FLOAT_KINDS = frozenset({"half", "bfloat", "float", "double"})
+UNROLLED = "Loops are unrolled."  # stands in the text of a module of which that is true
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Module:
 
     comment: tuple[str, ...] = ()
     level: Level | None = None  # for what only some instruction sets have
+    unrolled: bool = False  # loops are written out: little is left for LLVM's passes to find
     _declared: dict[str, str] = field(default_factory=dict)
     _functions: dict[str, str] = field(default_factory=dict)
 
@@ -191,7 +193,8 @@ class Module:
 
     def text(self) -> str:
         """The module, ready to be parsed; functions in order of first use."""
-        notes = "\n".join(f"; {line}".rstrip() for line in self.comment)
+        comment = (*self.comment, UNROLLED) if self.unrolled else self.comment
+        notes = "\n".join(f"; {line}".rstrip() for line in comment)
         parts = [notes, *self._functions.values(), "\n".join(sorted(self._declared.values()))]
         return "\n\n".join(p for p in parts if p) + "\n"
 

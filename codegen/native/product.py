@@ -34,7 +34,7 @@ def generate_product(nest: LoopNest, product: Product, name: str, target: str) -
     a word or dtype without a rule, ValueError for an unknown target."""
     level = level_of(target)
     nest, product = _arranged(nest, product, level)
-    module = Module(level=level)
+    module = Module(level=level, unrolled=True)
     frame = Frame(module, level, nest, product, name)
     schedule: Matrix | Stream | Tiles
     if product_matrix.suits(product, level):

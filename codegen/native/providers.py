@@ -29,8 +29,8 @@ class Outcome(TypedDict):
     microseconds: Times
 
 
-_COLD = 8 << 20  # bytes of operands used in turn: a model's weights are not in the nearest cache
-_ROUNDS = 4  # how often each provider is timed
+_COLD = 4 << 20  # bytes of operands used in turn: a model's weights are not in the nearest cache
+_ROUNDS = 4  # how often each provider is timed with each operand
 _HOPELESS = 4.0  # times as slow as another in the first round: it is not timed again
 
 _known: dict[str, dict[str, Outcome]] = {}  # by the key of the machine, then by class
@@ -86,7 +86,7 @@ def _machine(target: str) -> str:
 def _measure(trial: Trial, target: str) -> Times:
     """The least time of each provider, taken in turns."""
     operands = [trial.make()]
-    while len(operands) * sum(t.nbytes for t in operands[0]) < _COLD:
+    while len(operands) < 2 or len(operands) * sum(t.nbytes for t in operands[0]) < _COLD:
         operands.append(trial.make())
     calls = trial.calls(target)
     found: Times = {}
@@ -106,8 +106,10 @@ def _measure(trial: Trial, target: str) -> Times:
 
 
 def _seconds(run: Call, operands: list[Tensors]) -> float:
-    """Of one of several calls, each on other operands."""
-    start = time.perf_counter()
+    """The least of several calls, each on other operands; the program may be running beside it."""
+    times = []
     for each in operands:
+        start = time.perf_counter()
         run(*each)
-    return (time.perf_counter() - start) / len(operands)
+        times.append(time.perf_counter() - start)
+    return min(times)

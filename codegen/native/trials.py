@@ -34,10 +34,10 @@ _CLASSES = (
     (32, _ANY, (8, 512, 512)),
     (256, _ANY, (112, 512, 512)),
     (_ANY, 128, (1008, 256, 64)),
-    (_ANY, 1024, (504, 1024, 256)),
-    (_ANY, _ANY, (504, 512, 2048)),
+    (_ANY, 1024, (252, 512, 256)),
+    (_ANY, _ANY, (252, 256, 2048)),
 )
-_LARGE = 504  # rows
+_LARGE = 252  # rows
 _BATCHED = (8, 112, 112, 64)
 # A generated kernel may take so much longer: what follows it costs no memory traffic, which counts
 # the less the longer the product takes itself.
