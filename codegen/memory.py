@@ -1,9 +1,10 @@
-"""The memory plan: when each variable of a program is used last, and which dead buffer a new one
-takes over.
+"""The memory plan: when each variable of a program is used last, which dead buffer a new one takes
+over, and which buffers are kept from call to call.
 
 A buffer is taken over only if this plan allocated it and nothing can still see it: no output, no
 write, no view that is used later, no result of a library call that may alias it. An output never
-takes over another's memory.
+takes over another's memory. Small buffers that no library call sees are kept: to ask for
+one costs more than a small kernel takes.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ from tracejit.ir.dtypes import itemsize
 from tracejit.runtime import private
 from tracejit.runtime.externs import resolve
 
+KEPT = 64 << 10  # bytes of a plan's buffers that are kept from call to call, at most
 MOST_WASTE = 2  # a dead buffer is taken over by one of at least this fraction of its size
 
 
 @dataclass
 class MemoryPlan:
     """`donor`: for a new variable the dead one whose memory it takes. `deletes`: names that end
-    after each step."""
+    after each step. `kept`: variables whose memory stays from call to call."""
 
     donor: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
     deletes: list[list[str]] = field(default_factory=list)
     # For each variable a representative of all that may share its memory.
     groups: dict[str, str] = field(default_factory=dict)
@@ -133,7 +136,11 @@ def memory_plan(program: Program) -> MemoryPlan:
         group = plan.groups[name]
         group_last[group] = max(group_last.get(group, -1), step)
     _take_over(program, plan, group_last, end)
-    taken = set(plan.donor.values())
+    _keep(program, plan, group_last, end)
+    staying = set(plan.kept)
+    # In order of the steps: a donor of a donor comes first.
+    staying.update(new for new, old in plan.donor.items() if old in staying)
+    taken = {*plan.donor.values(), *staying}
     inputs = {slot.name for slot in program.inputs}
     plan.deletes = [[] for _ in program.steps]
     for name, step in last.items():
@@ -199,6 +206,21 @@ def _best(dead: list[Slot], slot: Slot) -> Slot | None:
     )
 
 
+def _keep(program: Program, plan: MemoryPlan, group_last: dict[str, int], end: int) -> None:
+    """Choose small buffers in the CPU's memory that no library call ever sees."""
+    calls = [step for step in program.steps if isinstance(step, RunExtern)]
+    seen = {plan.groups[n] for c in calls for n in (*reads(c), *(slot.name for slot in c.outs))}
+    left = KEPT
+    for step in program.steps:
+        for slot in step.outs if isinstance(step, RunKernel) else ():
+            group, size = plan.groups[slot.name], span(slot) * itemsize(slot.dtype)
+            if slot.name in plan.donor or slot.device != "cpu" or group in seen:
+                continue
+            if group_last[group] < end and size <= left:
+                plan.kept.append(slot.name)
+                left -= size
+
+
 def _measure(program: Program, plan: MemoryPlan, last: dict[str, int]) -> None:
     """Fill in `peak` and `allocated`, by running through the program with sizes only."""
     held: dict[str, int] = {}
@@ -209,7 +231,7 @@ def _measure(program: Program, plan: MemoryPlan, last: dict[str, int]) -> None:
                 donor = plan.donor.get(slot.name)
                 size = held.pop(donor) if donor else span(slot) * itemsize(slot.dtype)
                 now += 0 if donor else size
-                plan.allocated += 0 if donor else size
+                plan.allocated += 0 if donor or slot.name in plan.kept else size
                 held[slot.name] = size
         plan.peak = max(plan.peak, now)
         for name in plan.deletes[number]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results, span
+from tracejit.codegen.memory import MemoryPlan, makes, memory_plan, reads, results, span
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -47,6 +47,9 @@ RESERVED = frozenset(
     {
         "run",
         "inputs",
+        "kept",
+        "take",
+        "give",
         "view",
         "laid_out",
         "tensors",
@@ -111,6 +114,7 @@ def render(
         "externs": writer.names.externs,
         "constants": writer.names.constants,
         "allocators": writer.names.allocators,
+        "kept": writer.kept(),
         "variables": writer.variables(),
         "draws": writer.draws_before_leaving(),
         "writes": len(program.writes) + len(program.direct),
@@ -148,6 +152,10 @@ class _Writer:
         if names:
             self.line(f"({names},) = inputs")
         self.check_apart()
+        if self.memory.kept:
+            made = {slot.name: slot for step in self.program.steps for slot in makes(step)}
+            kept = ", ".join(self.define(made[name]) for name in self.memory.kept)
+            self.line(f"({kept},) = kept = take()")
         for number, step in enumerate(self.program.steps):
             self.step(step)
             if self.memory.deletes[number]:
@@ -226,7 +234,14 @@ class _Writer:
         arguments = [self.use(step.args[buffer.name]) for buffer in step.nest.buffers]
         self.line(f"{name}({', '.join(arguments)})")
 
+    def kept(self) -> list[list[Any]]:
+        """Sizes, strides and dtype of each buffer that is kept from call to call."""
+        slots = [self.slots[name] for name in self.memory.kept]
+        return [[list(s.sizes), list(s.strides), s.dtype] for s in slots]
+
     def allocate(self, slot: Slot) -> None:
+        if slot.name in self.memory.kept:
+            return
         donor = self.memory.donor.get(slot.name)
         name = self.define(slot)
         if donor is None:
@@ -300,6 +315,8 @@ class _Writer:
             outputs.append(self.copied(name, f"out{number}") if shared else self.use(name))
             seen.add(group)
         self.write_back(inputs)
+        if self.memory.kept:
+            self.line("give(kept)")
         self.line(f"return ({', '.join(outputs)}{',' if outputs else ''})")
 
     def copied(self, name: str, wanted: str) -> str:

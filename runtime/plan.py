@@ -104,6 +104,8 @@ def bindings(
         namespace[name] = _constant(kind, value)
     for name, device in manifest["allocators"].items():
         namespace[name] = _allocator(device)
+    if manifest["kept"]:
+        namespace["take"], namespace["give"] = _kept(manifest["kept"])
     for name in manifest["kernels"]:
         namespace[name] = kernels[name]
     return namespace
@@ -120,6 +122,24 @@ def _constant(kind: str, value: str) -> Any:
     if not isinstance(found, (torch.layout, torch.memory_format)):
         raise ValueError(f"torch.{value} is no layout or memory format")
     return found
+
+
+def _kept(
+    buffers: Sequence[tuple[Sequence[int], Sequence[int], str]],
+) -> tuple[Callable[[], Tensors], Callable[[Tensors], None]]:
+    """`take()` gives buffers that no other call has, `give(buffers)` puts them back. Calls that run
+    at once, or that failed, cost a set each."""
+    from tracejit.ir.dtypes import TORCH
+
+    allocate, spare = _allocator("cpu"), list[Tensors]()
+
+    def take() -> Tensors:
+        try:
+            return spare.pop()
+        except IndexError:
+            return tuple(allocate(tuple(n), tuple(s), TORCH[dtype]) for n, s, dtype in buffers)
+
+    return take, spare.append
 
 
 def _allocator(device: str) -> Callable[..., torch.Tensor]:

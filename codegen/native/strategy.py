@@ -29,7 +29,8 @@ CHUNK_NS = 10_000
 LIGHT = 24  # expressions of a body that is repeated for independent accumulators
 MOST_CHUNKS = 256
 # The processor's own prefetching stops at each page, which costs a loop that also computes up to
-# half its time. Measured on one AVX-512 host: 1 to 4 KiB serve equally well, 512 bytes less.
+# half its time, and is best left alone by one that does not. Measured on one AVX-512 host: 1 to
+# 4 KiB serve equally well, 512 bytes less.
 AHEAD = 2048
 FROM_MEMORY = 4 << 20  # bytes moved, above which they are taken to come from memory
 LONG = 8 << 10  # bytes of a row that is worth it
@@ -92,7 +93,7 @@ def choose(nest: LoopNest, level: Level) -> Strategy:
     narrow = level.lanes(element_bits(body, nest, vector))
     lanes = _lanes(nest, body, vector, narrow)
     step_ns = step_cost(nest, body, vector, narrow) * (lanes / narrow)
-    ahead = AHEAD if _streams(nest, vector) else 0
+    ahead = AHEAD if len(body) > 2 and _streams(nest, vector) else 0
     if vector.reduce:
         row_ns = ROW_NS + step_ns * -(-nest.columns // lanes)
         return Strategy(

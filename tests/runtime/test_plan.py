@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracejit.codegen import memory
 from tracejit.codegen.memory import memory_plan
 from tracejit.codegen.plan import render
 from tracejit.fuse.loopnest import Buffer, LoopNest
@@ -61,16 +62,66 @@ def test_text_is_readable() -> None:
     )
 
 
-def test_chain_reuses_memory_but_not_for_outputs() -> None:
+@pytest.mark.parametrize("kept", [0, memory.KEPT])
+def test_chain_reuses_memory_but_not_for_outputs(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "KEPT", kept)
     steps = [kernel(f"v{i}", slot(f"v{i + 1}", 4, 4)) for i in range(5)]
     plan = loaded(Program([slot("v0", 4, 4)], [*steps], ["v5"]))
-    assert plan.text.count("empty_cpu(") == 3  # two in turn, and one of its own for the output
+    # Two in turn, and one of its own for the output.
+    assert plan.text.count("empty_cpu(") == (1 if kept else 3)
+    assert len(plan.manifest["kept"]) == (2 if kept else 0)
     x = torch.randn(4, 4)
     before = x.clone()
     (out,) = plan.run((x,))
     assert torch.equal(out, before + 1 + 1 + 1 + 1 + 1) and torch.equal(x, before)
     (again,) = plan.run((x,))
     assert again.data_ptr() != out.data_ptr()
+
+
+def test_calls_at_once_have_buffers_of_their_own() -> None:
+    steps = [kernel("x", slot("a", 16)), kernel("a", slot("b", 16))]
+    text, manifest = render(Program([slot("x", 16)], [*steps], ["b"]), {id(NEST): "plus_one"})
+    depth, inner = 0, torch.full((16,), 100.0)
+
+    def meddling(x: torch.Tensor, out: torch.Tensor) -> None:
+        """Calls the plan once more between its two kernels, as another thread might."""
+        nonlocal depth
+        depth += 1
+        if depth == 2:
+            assert torch.equal(plan.run((inner,))[0], inner + 2)
+        plus_one(x, out)
+
+    plan = load(text, manifest, {"plus_one": meddling})
+    x = torch.zeros(16)
+    assert torch.equal(plan.run((x,))[0], x + 2) and depth == 4
+
+
+def test_what_is_kept_is_small_and_seen_by_no_library_call() -> None:
+    steps = [
+        kernel("x", slot("called", 16)),
+        kernel("x", slot("large", memory.KEPT)),
+        kernel("x", slot("small", 16)),
+        Alias("small", slot("view", 4, 4)),
+        kernel("view", slot("out", 16)),
+        RunExtern("aten.neg", (Ref("called"),), {}, (slot("minus", 16),)),
+        kernel("large", slot("end", 16)),
+    ]
+    outputs = ["out", "minus", "end"]
+    assert memory_plan(Program([slot("x", 16)], steps, outputs)).kept == ["small"]
+
+
+def test_a_plan_that_is_left_can_be_called_again() -> None:
+    steps = [
+        kernel("x", slot("a", 1)),
+        Expect("a", 2.0, HERE),
+        kernel("a", slot("b", 1)),
+    ]
+    plan = loaded(Program([slot("x", 1)], steps, ["b"]))
+    with pytest.raises(Leave):
+        plan.run((torch.zeros(1),))
+    assert [plan.run((torch.ones(1),))[0].item() for _ in range(2)] == [3.0, 3.0]
 
 
 def test_view_keeps_memory_alive() -> None:
@@ -271,12 +322,15 @@ def without_reuse(program: Program, a: torch.Tensor) -> list[torch.Tensor]:
     return [values[name] for name in program.outputs] + [values[v] for _, v in program.writes]
 
 
-@given(programs())
-def test_random_programs(program: Program) -> None:
-    plan = loaded(program)
+@given(programs(), st.booleans())
+def test_random_programs(program: Program, keep: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "KEPT", memory.KEPT if keep else 0)
+        plan = loaded(program)
     a = torch.arange(16.0)
     expected = without_reuse(program, a)
     outputs = plan.run((a,))
+    plan.run((torch.full((16,), 1e6),))  # writes to none of what the first call gave
     found = [*outputs, *([a] if program.writes else [])]
     assert len(found) == len(expected)
     for got, want in zip(found, expected, strict=True):
@@ -288,4 +342,4 @@ def test_random_programs(program: Program) -> None:
 def test_peak_is_counted() -> None:
     steps = [kernel(f"v{i}", slot(f"v{i + 1}", 16)) for i in range(6)]
     found = memory_plan(Program([slot("v0", 16)], [*steps], ["v6"]))
-    assert (found.peak, found.allocated) == (2 * 64, 3 * 64)
+    assert (found.peak, found.allocated) == (3 * 64, 64)  # two buffers are kept
