@@ -20,7 +20,9 @@ from tracejit.benchmarks.peers import PEERS
 from tracejit.runtime.errors import TracejitError
 
 LIMIT = 300.0  # seconds that a peer may be silent before it is given up
-SET_ASIDE = "TRACEJIT_"  # settings of the user's shell that would change what is measured
+# Settings of the user's shell that would change what is measured: each start would compile a peer's
+# Python sources anew.
+SET_ASIDE = ("TRACEJIT_", "PYTHONDONTWRITEBYTECODE")
 
 
 class Died(TracejitError, RuntimeError):
