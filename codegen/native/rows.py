@@ -28,6 +28,7 @@ from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Axis, Index, linear
 from tracejit.fuse.loopnest import LoopNest, Store
 from tracejit.fuse.reductions import passes
+from tracejit.fuse.regroup import parts
 from tracejit.fuse.scalar import Load, Scalar, in_order
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import numel
@@ -127,11 +128,13 @@ def _below(scalar: Scalar) -> list[Scalar]:
 
 @dataclass(frozen=True)
 class Place:
-    """A row, or a vector of rows (`lanes`): the values of its axes, and which lanes are there."""
+    """A row, or a vector of rows (`lanes`): the values of its axes, and which lanes are there.
+    `part`: the nest as it is there, if it has no reductions."""
 
     axes: Mapping[Axis, Value]
     lanes: int
     mask: Value | None
+    part: LoopNest | None = None
 
 
 class Rows:
@@ -173,10 +176,12 @@ class Rows:
         if self.vector is None or self.vector.reduce:
             yield Place(axes, 0, None)
             return
-        for at, lanes, mask in self._vectors(b, block):
-            yield Place({**axes, self.vector: at}, lanes, mask)
+        for at, lanes, mask, part in self._vectors(b, block):
+            yield Place({**axes, self.vector: at}, lanes, mask, part)
 
-    def _vectors(self, b: Builder, block: Value) -> Iterator[tuple[Value, int, Value | None]]:
+    def _vectors(
+        self, b: Builder, block: Value
+    ) -> Iterator[tuple[Value, int, Value | None, LoopNest | None]]:
         """The vectors of a block of the vector axis: whole ones in a loop, then what is left."""
         assert self.vector is not None
         size, lanes, step = self.vector.size, self.strategy.lanes, self.strategy.block
@@ -185,14 +190,26 @@ class Rows:
         stop = const(I64, min(whole, step))
         if self.blocks > 1:
             stop = b.intrinsic("llvm.smin", I64, b.add(start, const(I64, step)), const(I64, whole))
-        if whole:
-            with b.loop(start, stop, lanes, str(self.vector)) as at:
-                yield at, lanes, None
+        cut: list[tuple[int, int, LoopNest | None]] = [(0, size, None)]
+        if not self.nest.reduction:
+            cut = [*parts(self.nest, self.vector, lanes)]
+        for first, end, nest in cut:
+            if first < whole:
+                here = self._between(b, first, start, "llvm.smax") if first else start
+                until = self._between(b, end, stop, "llvm.smin") if end < whole else stop
+                with b.loop(here, until, lanes, str(self.vector)) as at:
+                    yield at, lanes, None, nest
         rest = size - whole
         if rest:
             last = b.icmp("eq", block, const(I64, self.blocks - 1))
             with maybe(b, last, self.blocks > 1):
-                yield from pieces(whole, rest, lanes, self.strategy.narrow)
+                for piece in pieces(whole, rest, lanes, self.strategy.narrow):
+                    yield *piece, nest
+
+    def _between(self, b: Builder, border: int, limit: Value, which: str) -> Value:
+        """A border of a part, or the block's where that is the nearer one."""
+        known = const(I64, border)
+        return b.intrinsic(which, I64, limit, known) if self.blocks > 1 else known
 
     def evaluator(
         self, b: Builder, pointers: Mapping[str, Value], place: Place, known: Mapping[int, Value]
@@ -205,8 +222,9 @@ class Rows:
             axes = {**place.axes, **more}
             aligned = self.strategy.lanes or 1
             ahead = self.strategy.ahead
+            nest = place.part or self.nest
             return Evaluator(
-                b, self.nest, pointers, axes, bound=known, aligned=aligned, ahead=ahead, **given
+                b, nest, pointers, axes, bound=known, aligned=aligned, ahead=ahead, **given
             )
 
         return make
@@ -221,7 +239,7 @@ class Rows:
                 for scalar, parts in Walk(self, b, make, now, buffers, place.lanes).run().items():
                     known[scalar.key] = finished(b, scalar, parts, self.wide)
             here = make({})
-            for store in self.last:
+            for store in self.last if place.part is None else place.part.stores:
                 here.store(store)
 
 

@@ -1,16 +1,19 @@
-"""A nest over other axes: `rewrite(nest, change_index, axes)`, and `merged(nest, axes)`, in which
-one loop stands for several.
+"""A nest over other axes: `rewrite(nest, change_index, axes)`; `merged(nest, axes)`, in which one
+loop stands for several; and `parts(nest, axis, unit)`, in which several stand for one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from tracejit.fuse.index import Atom, Axis, Index, Indirect, delinear
 from tracejit.fuse.loopnest import LoopNest, Store
-from tracejit.fuse.scalar import Load, Scalar, make
+from tracejit.fuse.scalar import COMPARE, Load, Scalar, const, make, where
 from tracejit.ir.graph import Origin, numel
+
+MOST_PARTS = 4  # into which an axis is cut: each is code of its own
 
 
 def merged(nest: LoopNest, axes: Sequence[Axis]) -> LoopNest:
@@ -23,18 +26,55 @@ def merged(nest: LoopNest, axes: Sequence[Axis]) -> LoopNest:
     return rewrite(nest, lambda index: index.replace(digits.get), kept)
 
 
+def parts(nest: LoopNest, axis: Axis, unit: int) -> list[tuple[int, int, LoopNest]]:
+    """An axis cut where the nest asks on which side of a number it is (as it does for what `cat`
+    puts side by side), if that is a multiple of `unit`: begin, end, and the nest as it is there,
+    where nothing is asked."""
+    found = (_border(scalar, axis) for scalar in nest.body())
+    cuts = sorted({b for b in found if b is not None and 0 < b < axis.size and b % unit == 0})
+    if not 0 < len(cuts) < MOST_PARTS:
+        return [(0, axis.size, nest)]
+    borders = pairwise([0, *cuts, axis.size])
+    return [(begin, end, _within(nest, axis, begin, end)) for begin, end in borders]
+
+
+def _within(nest: LoopNest, axis: Axis, begin: int, end: int) -> LoopNest:
+    """The nest where the axis is begin … end-1."""
+
+    def known(scalar: Scalar) -> bool | None:
+        if _border(scalar, axis) is None:
+            return None
+        left, right = scalar.args
+        first, last = (COMPARE[scalar.op](left.arg.const + n, right.arg) for n in (begin, end - 1))
+        return first if first == last else None
+
+    return rewrite(nest, lambda index: index, nest.axes, known=known)
+
+
+def _border(scalar: Scalar, axis: Axis) -> int | None:
+    """The step of the axis from which on a comparison with a number turns out the other way; None
+    if it is no such comparison."""
+    if scalar.op not in ("lt", "le", "gt", "ge"):
+        return None
+    left, right = scalar.args
+    if left.op != "index" or right.op != "const" or left.arg.terms != ((axis, 1),):
+        return None
+    return int(right.arg) - int(left.arg.const) + (scalar.op in ("le", "gt"))
+
+
 def rewrite(
     nest: LoopNest,
     change_index: Callable[[Index], Index],
     axes: tuple[Axis, ...],
     names: Mapping[str, str] | None = None,
     offsets: Mapping[str, int] | None = None,
+    known: Callable[[Scalar], bool | None] = lambda scalar: None,
 ) -> LoopNest:
     """The nest over other axes: every index, in loads, stores and index values, goes through
     `change_index`.
 
     `names` gives buffers other names; what is loaded lies so much nearer to their begin as
-    `offsets` says.
+    `offsets` says. What is `known` to be true or false is not asked.
     """
     rename = names or {b.name: b.name for b in nest.buffers}
     memo: dict[int, Scalar] = {}
@@ -57,17 +97,30 @@ def rewrite(
             arg = Load(rename[arg.buffer], index(arg.index) - less)
         elif isinstance(arg, Index):
             arg = index(arg)
-        new = memo[scalar.key] = make(scalar.op, *args, arg=arg, dtype=scalar.dtype)
+        answer = known(scalar)
+        new = _rebuilt(scalar, args, arg) if answer is None else const(answer, "bool")
+        memo[scalar.key] = new
         if scalar.key in nest.line_of:
             lines.setdefault(new.key, nest.line_of[scalar.key])
-    stores = tuple(
-        Store(
-            rename[s.buffer],
-            index(s.index),
-            memo[s.value.key],
-            None if s.mask is None else memo[s.mask.key],
-        )
-        for s in nest.stores
-    )
+    stores = []
+    for store in nest.stores:
+        mask = None if store.mask is None else memo[store.mask.key]
+        if mask is not None and mask.op == "const":
+            if not mask.arg:
+                continue
+            mask = None
+        place = index(store.index)
+        stores.append(Store(rename[store.buffer], place, memo[store.value.key], mask))
     buffers = tuple(replace(b, name=rename[b.name]) for b in nest.buffers)
-    return replace(nest, axes=axes, buffers=buffers, stores=stores, line_of=lines)
+    return replace(nest, axes=axes, buffers=buffers, stores=tuple(stores), line_of=lines)
+
+
+def _rebuilt(scalar: Scalar, args: tuple[Scalar, ...], arg: object) -> Scalar:
+    """The expression of other operands; what is masked or chosen by a constant is decided."""
+    if scalar.op == "where":
+        return where(*args)
+    if scalar.op == "load" and args and args[0].op == "const":
+        if not args[0].arg:
+            return const(0, scalar.dtype)
+        args = ()
+    return make(scalar.op, *args, arg=arg, dtype=scalar.dtype)

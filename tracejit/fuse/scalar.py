@@ -301,7 +301,7 @@ def _compare(op: str, left: Scalar, right: Scalar) -> Scalar | None:
     """A comparison of two constants is decided now."""
     if left.op != "const" or right.op != "const":
         return None
-    return const(_COMPARE[op](_rounded(left), _rounded(right)), "bool")
+    return const(COMPARE[op](_rounded(left), _rounded(right)), "bool")
 
 
 def _logic(op: str, left: Scalar, right: Scalar) -> Scalar | None:
@@ -323,7 +323,13 @@ def _rounded(scalar: Scalar) -> Number:
     return value
 
 
-_COMPARE: dict[str, Callable[[Number, Number], bool]] = {
+def _negated(op: str, value: Scalar) -> Scalar | None:
+    """`not` of a constant bool."""
+    known = value.op == "const" and value.dtype == "bool"
+    return const(not value.arg, "bool") if known else None
+
+
+COMPARE: dict[str, Callable[[Number, Number], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,
@@ -331,7 +337,11 @@ _COMPARE: dict[str, Callable[[Number, Number], bool]] = {
     "gt": operator.gt,
     "ge": operator.ge,
 }
-_FOLD = {**dict.fromkeys(_COMPARE, _compare), **dict.fromkeys(("and", "or", "xor"), _logic)}
+_FOLD: dict[str, Callable[..., Scalar | None]] = {
+    **dict.fromkeys(COMPARE, _compare),
+    **dict.fromkeys(("and", "or", "xor"), _logic),
+    "not": _negated,
+}
 
 
 def const(value: Number, dtype: str) -> Scalar:
