@@ -236,8 +236,8 @@ class Rows:
             buffers: dict[int, Value] = {}
             make = self.evaluator(b, pointers, place, known)
             for now in self.passes:
-                for scalar, parts in Walk(self, b, make, now, buffers, place.lanes).run().items():
-                    known[scalar.key] = finished(b, scalar, parts, self.wide)
+                for scalar, found in Walk(self, b, make, now, buffers, place.lanes).run().items():
+                    known[scalar.key] = finished(b, scalar, found, self.wide)
             here = make({})
             for store in self.last if place.part is None else place.part.stores:
                 here.store(store)
