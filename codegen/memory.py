@@ -3,8 +3,8 @@ over, and which buffers are kept from call to call.
 
 A buffer is taken over only if this plan allocated it and nothing can still see it: no output, no
 write, no view that is used later, no result of a library call that may alias it. An output never
-takes over another's memory. Small buffers that no library call sees are kept: to ask for
-one costs more than a small kernel takes.
+takes over another's memory. Small buffers that no library call sees are kept: to ask for one
+costs more than a small kernel takes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MemoryPlan:
     after each step. `kept`: variables whose memory stays from call to call."""
 
     donor: dict[str, str] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
+    kept: dict[str, Slot] = field(default_factory=dict)
     deletes: list[list[str]] = field(default_factory=list)
     # For each variable a representative of all that may share its memory.
     groups: dict[str, str] = field(default_factory=dict)
@@ -138,8 +138,9 @@ def memory_plan(program: Program) -> MemoryPlan:
     _take_over(program, plan, group_last, end)
     _keep(program, plan, group_last, end)
     staying = set(plan.kept)
-    # In order of the steps: a donor of a donor comes first.
-    staying.update(new for new, old in plan.donor.items() if old in staying)
+    for new, old in plan.donor.items():  # in order of the steps: a donor's donor comes first
+        if old in staying:
+            staying.add(new)
     taken = {*plan.donor.values(), *staying}
     inputs = {slot.name for slot in program.inputs}
     plan.deletes = [[] for _ in program.steps]
@@ -217,7 +218,7 @@ def _keep(program: Program, plan: MemoryPlan, group_last: dict[str, int], end: i
             if slot.name in plan.donor or slot.device != "cpu" or group in seen:
                 continue
             if group_last[group] < end and size <= left:
-                plan.kept.append(slot.name)
+                plan.kept[slot.name] = slot
                 left -= size
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tracejit.codegen.memory import MemoryPlan, makes, memory_plan, reads, results, span
+from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results, span
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -114,7 +114,7 @@ def render(
         "externs": writer.names.externs,
         "constants": writer.names.constants,
         "allocators": writer.names.allocators,
-        "kept": writer.kept(),
+        "kept": [[s.sizes, s.strides, s.dtype] for s in memory.kept.values()],
         "variables": writer.variables(),
         "draws": writer.draws_before_leaving(),
         "writes": len(program.writes) + len(program.direct),
@@ -153,8 +153,7 @@ class _Writer:
             self.line(f"({names},) = inputs")
         self.check_apart()
         if self.memory.kept:
-            made = {slot.name: slot for step in self.program.steps for slot in makes(step)}
-            kept = ", ".join(self.define(made[name]) for name in self.memory.kept)
+            kept = ", ".join(map(self.define, self.memory.kept.values()))
             self.line(f"({kept},) = kept = take()")
         for number, step in enumerate(self.program.steps):
             self.step(step)
@@ -233,11 +232,6 @@ class _Writer:
         name = self.kernel_names[id(step.nest)]
         arguments = [self.use(step.args[buffer.name]) for buffer in step.nest.buffers]
         self.line(f"{name}({', '.join(arguments)})")
-
-    def kept(self) -> list[list[Any]]:
-        """Sizes, strides and dtype of each buffer that is kept from call to call."""
-        slots = [self.slots[name] for name in self.memory.kept]
-        return [[list(s.sizes), list(s.strides), s.dtype] for s in slots]
 
     def allocate(self, slot: Slot) -> None:
         if slot.name in self.memory.kept:

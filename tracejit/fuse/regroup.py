@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from types import MappingProxyType
 
 from tracejit.fuse.index import Atom, Axis, Index, Indirect, delinear
 from tracejit.fuse.loopnest import LoopNest, Store
-from tracejit.fuse.scalar import COMPARE, Load, Scalar, const, make, where
+from tracejit.fuse.scalar import Load, Scalar, const, make
 from tracejit.ir.graph import Origin, numel
 
 MOST_PARTS = 4  # into which an axis is cut: each is code of its own
@@ -30,24 +31,22 @@ def parts(nest: LoopNest, axis: Axis, unit: int) -> list[tuple[int, int, LoopNes
     """An axis cut where the nest asks on which side of a number it is (as it does for what `cat`
     puts side by side), if that is a multiple of `unit`: begin, end, and the nest as it is there,
     where nothing is asked."""
-    found = (_border(scalar, axis) for scalar in nest.body())
-    cuts = sorted({b for b in found if b is not None and 0 < b < axis.size and b % unit == 0})
+    found = ((scalar, _border(scalar, axis)) for scalar in nest.body())
+    borders = {scalar: border for scalar, border in found if border is not None}
+    cuts = sorted({b for b in borders.values() if 0 < b < axis.size and b % unit == 0})
     if not 0 < len(cuts) < MOST_PARTS:
         return [(0, axis.size, nest)]
-    borders = pairwise([0, *cuts, axis.size])
-    return [(begin, end, _within(nest, axis, begin, end)) for begin, end in borders]
+    spans = pairwise([0, *cuts, axis.size])
+    return [(begin, end, _within(nest, borders, begin, end)) for begin, end in spans]
 
 
-def _within(nest: LoopNest, axis: Axis, begin: int, end: int) -> LoopNest:
+def _within(nest: LoopNest, borders: Mapping[Scalar, int], begin: int, end: int) -> LoopNest:
     """The nest where the axis is begin … end-1."""
-
-    def known(scalar: Scalar) -> bool | None:
-        if _border(scalar, axis) is None:
-            return None
-        left, right = scalar.args
-        first, last = (COMPARE[scalar.op](left.arg.const + n, right.arg) for n in (begin, end - 1))
-        return first if first == last else None
-
+    known = {
+        scalar.key: const((scalar.op in ("lt", "le")) == (end <= border), "bool")
+        for scalar, border in borders.items()
+        if end <= border or begin >= border
+    }
     return rewrite(nest, lambda index: index, nest.axes, known=known)
 
 
@@ -68,13 +67,13 @@ def rewrite(
     axes: tuple[Axis, ...],
     names: Mapping[str, str] | None = None,
     offsets: Mapping[str, int] | None = None,
-    known: Callable[[Scalar], bool | None] = lambda scalar: None,
+    known: Mapping[int, Scalar] = MappingProxyType({}),
 ) -> LoopNest:
     """The nest over other axes: every index, in loads, stores and index values, goes through
     `change_index`.
 
     `names` gives buffers other names; what is loaded lies so much nearer to their begin as
-    `offsets` says. What is `known` to be true or false is not asked.
+    `offsets` says. `known`: what stands in place of some scalars, by their keys.
     """
     rename = names or {b.name: b.name for b in nest.buffers}
     memo: dict[int, Scalar] = {}
@@ -97,28 +96,22 @@ def rewrite(
             arg = Load(rename[arg.buffer], index(arg.index) - less)
         elif isinstance(arg, Index):
             arg = index(arg)
-        answer = known(scalar)
-        new = _rebuilt(scalar, args, arg) if answer is None else const(answer, "bool")
-        memo[scalar.key] = new
+        new = memo[scalar.key] = known.get(scalar.key) or _remade(scalar, args, arg)
         if scalar.key in nest.line_of:
             lines.setdefault(new.key, nest.line_of[scalar.key])
     stores = []
     for store in nest.stores:
         mask = None if store.mask is None else memo[store.mask.key]
-        if mask is not None and mask.op == "const":
-            if not mask.arg:
-                continue
-            mask = None
-        place = index(store.index)
-        stores.append(Store(rename[store.buffer], place, memo[store.value.key], mask))
+        if mask is None or mask.op != "const" or mask.arg:
+            asked = None if mask is None or mask.op == "const" else mask
+            place = index(store.index)
+            stores.append(Store(rename[store.buffer], place, memo[store.value.key], asked))
     buffers = tuple(replace(b, name=rename[b.name]) for b in nest.buffers)
     return replace(nest, axes=axes, buffers=buffers, stores=tuple(stores), line_of=lines)
 
 
-def _rebuilt(scalar: Scalar, args: tuple[Scalar, ...], arg: object) -> Scalar:
-    """The expression of other operands; what is masked or chosen by a constant is decided."""
-    if scalar.op == "where":
-        return where(*args)
+def _remade(scalar: Scalar, args: tuple[Scalar, ...], arg: object) -> Scalar:
+    """The expression of other operands; a load with a constant mask is one without, or zero."""
     if scalar.op == "load" and args and args[0].op == "const":
         if not args[0].arg:
             return const(0, scalar.dtype)

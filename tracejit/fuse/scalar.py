@@ -301,7 +301,7 @@ def _compare(op: str, left: Scalar, right: Scalar) -> Scalar | None:
     """A comparison of two constants is decided now."""
     if left.op != "const" or right.op != "const":
         return None
-    return const(COMPARE[op](_rounded(left), _rounded(right)), "bool")
+    return const(_COMPARE[op](_rounded(left), _rounded(right)), "bool")
 
 
 def _logic(op: str, left: Scalar, right: Scalar) -> Scalar | None:
@@ -323,13 +323,20 @@ def _rounded(scalar: Scalar) -> Number:
     return value
 
 
+def _chosen(op: str, condition: Scalar, yes: Scalar, no: Scalar) -> Scalar | None:
+    """`where` of a constant condition."""
+    if condition.op != "const":
+        return None
+    return yes if condition.arg else no
+
+
 def _negated(op: str, value: Scalar) -> Scalar | None:
     """`not` of a constant bool."""
     known = value.op == "const" and value.dtype == "bool"
     return const(not value.arg, "bool") if known else None
 
 
-COMPARE: dict[str, Callable[[Number, Number], bool]] = {
+_COMPARE: dict[str, Callable[[Number, Number], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,
@@ -338,9 +345,10 @@ COMPARE: dict[str, Callable[[Number, Number], bool]] = {
     "ge": operator.ge,
 }
 _FOLD: dict[str, Callable[..., Scalar | None]] = {
-    **dict.fromkeys(COMPARE, _compare),
+    **dict.fromkeys(_COMPARE, _compare),
     **dict.fromkeys(("and", "or", "xor"), _logic),
     "not": _negated,
+    "where": _chosen,
 }
 
 
@@ -392,8 +400,6 @@ def where(condition: Scalar, yes: Scalar | Number, no: Scalar | Number) -> Scala
         yes = const(yes, no.dtype)
     if not isinstance(no, Scalar):
         no = const(no, yes.dtype)
-    if condition.op == "const":
-        return yes if condition.arg else no
     return yes if yes is no else make("where", condition, yes, no)
 
 

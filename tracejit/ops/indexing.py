@@ -49,20 +49,9 @@ def below(index: Index, limit: int) -> Scalar:
     return index_value(index) < limit
 
 
-def both(x: Scalar, y: Scalar) -> Scalar:
-    """`and`, with constants decided."""
-    if x.op == "const":
-        return y if x.arg else x
-    return x if y.op == "const" and y.arg else y if y.op == "const" else x & y
-
-
-def opposite(x: Scalar) -> Scalar:
-    return const(not x.arg, "bool") if x.op == "const" else ~x
-
-
 def within(index: Index, low: int, high: int) -> Scalar:
     """`low <= index < high` as a bool."""
-    return both(opposite(below(index, low)), below(index, high))
+    return ~below(index, low) & below(index, high)
 
 
 def masked(puller: Puller, value: Value, index: Indices, mask: Scalar) -> Scalar:
@@ -137,7 +126,7 @@ def pad_constant(p: Puller, index: Indices, x: Value, pad: Sequence[int], value:
     place = tuple(i - before for i, (before, _) in zip(index, margins(x.ndim, pad), strict=True))
     inside = const(True, "bool")
     for i, size in zip(place, x.sizes, strict=True):
-        inside = both(inside, within(i, 0, size))
+        inside = inside & within(i, 0, size)
     return where(inside, masked(p, x, place, inside), number(value, x.dtype))
 
 
