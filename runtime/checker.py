@@ -109,8 +109,11 @@ class Checker:
         if self.held > 1:  # a call that comes once is not worth a compiled check (5 ms for a model)
             with self.lock:
                 self.try_bind(values)
-        inputs = tuple(values[index] for index in self.guards.input_nodes)
-        return self.ending.function(args, kwargs, inputs)
+        inputs, held = (
+            tuple(values[index] for index in nodes)
+            for nodes in (self.guards.input_nodes, self.guards.held_nodes)
+        )
+        return self.ending.function(args, kwargs, inputs, held)
 
     def end(self, ending: Ending) -> None:
         """From now on do this when the guards hold."""

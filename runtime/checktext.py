@@ -23,8 +23,8 @@ import torch
 from tracejit.runtime import private, sharing, state
 from tracejit.runtime.constants import MISSING, decode, differ
 from tracejit.runtime.ending import Ending
-from tracejit.runtime.guards import GuardSet
-from tracejit.runtime.paths import STEPS, instance_dict
+from tracejit.runtime.guards import OBJECTS, GuardSet
+from tracejit.runtime.paths import STEPS, TABLES, instance_dict
 from tracejit.runtime.placement import dict_may_change, looks_at_dict, placement
 
 MISS: Any = object()  # something differs from what was bound
@@ -42,7 +42,6 @@ _DETERMINED = frozenset(  # steps whose result cannot change while the parent is
     )
 )
 GROUP = 10  # conditions in one statement: further, a jump to its end takes two instructions
-_TABLES = {"param": "_parameters", "buffer": "_buffers", "module": "_modules"}
 _SINGLETONS = (type(None), bool, type(...), type(NotImplemented), torch.dtype, torch.layout)
 
 
@@ -89,6 +88,7 @@ class Text:
         self.conditions.append("dispatch_modes()")  # another tracer, perhaps our own
         for index in range(len(self.guards.nodes)):
             self.node(index)
+        self.distinct()
         self.metadata()
         self.flush()
         self.inputs()
@@ -111,11 +111,24 @@ class Text:
         self.conditions += conditions
         self.names.update(names)
 
+    def distinct(self) -> None:
+        """Objects that the call changes are no others; of bound ones the binding has made sure."""
+        nodes = self.guards.nodes
+        for index in self.guards.changed:
+            for other, node in enumerate(nodes):
+                walked = "walk" in (self.place[index], self.place[other])
+                alike = type(self.values[other]) is type(self.values[index])
+                if other != index and walked and alike and node.check in OBJECTS:
+                    self.conditions.append(f"{self.value(index)} is {self.value(other)}")
+
     def inputs(self) -> None:
-        """The program's inputs, and which of them share memory."""
+        """The program's inputs, which of them share memory, and the objects held for it."""
         inputs = self.guards.input_nodes
         plain = f"({''.join(f'{self.value(i)}, ' for i in inputs)})"
         self.write(f"inputs = {'args' if self.are_args(inputs) else plain}")
+        if self.guards.held_nodes:
+            held = "".join(f"{self.value(index)}, " for index in self.guards.held_nodes)
+            self.write(f"held = ({held})")
         if self.guards.groups == []:
             self.bind("shared", sharing.shared)
             self.write("if shared(inputs): return MISS")
@@ -143,6 +156,11 @@ class Text:
             self.conditions.append(self.reach(index))
         elif check == "const":
             self.constant(index)
+        elif check == "exists":
+            self.conditions.append(f"{self.reach(index)} is MISSING")
+        elif check == "kind":
+            kind = self.bind(f"type{index}", type(self.values[index]))
+            self.conditions.append(f"type({self.reach(index)}) is not {kind}")
         elif check == "tensor":
             if not self.all_args:
                 self.write(f"t{index} = {self.reach(index)}")
@@ -177,7 +195,7 @@ class Text:
         step = node.step
         if step in ("attr", "hooks"):
             return f"{self.dict_of(parent)}[{key!r}]"
-        if step in _TABLES:
+        if step in TABLES:
             return f"{self.table(parent, step)}[{key!r}]"
         if step == "dict":
             return self.dict_of(parent)
@@ -201,12 +219,12 @@ class Text:
 
     def table(self, index: int, step: str) -> str:
         """A module's `_modules`, `_parameters` or `_buffers`; bound if much is read in it."""
-        path = f"{self.dict_of(index)}[{_TABLES[step]!r}]"
+        path = f"{self.dict_of(index)}[{TABLES[step]!r}]"
         if self.place[index] == "walk" or self.read[index, step] < 3:
             return path
         name = f"{step}s{index}"
         if name not in self.names:
-            self.bind(name, instance_dict(self.values[index])[_TABLES[step]])
+            self.bind(name, instance_dict(self.values[index])[TABLES[step]])
             self.conditions.append(f"{path} is not {name}")
         return name
 
@@ -252,7 +270,7 @@ class Text:
         node = self.guards.nodes[index]
         if node.step in ("attr", "hooks"):
             self.conditions.append(f"{node.key!r} in {self.dict_of(node.parent)}")
-        elif node.step in _TABLES:
+        elif node.step in TABLES:
             self.conditions.append(f"{node.key!r} in {self.table(node.parent, node.step)}")
         elif node.step == "item" and isinstance(self.values[node.parent], dict):
             self.conditions.append(

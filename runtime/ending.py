@@ -13,18 +13,18 @@ from tracejit.runtime.plan import Leave, Run
 
 @dataclass(frozen=True)
 class Ending:
-    """Lines of Python that return the result of a call, given its `args`, its `kwargs` and the
-    program's `inputs`, and what other names in them stand for."""
+    """Lines of Python that return the result of a call, given its `args`, its `kwargs`, the
+    program's `inputs` and the objects `held` for it, and what other names in them stand for."""
 
     lines: tuple[str, ...]
     names: Mapping[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def function(self) -> Callable[..., Any]:
-        """The same as a function of (args, kwargs, inputs), for guards that were not compiled."""
+        """The same as a function of all four, for guards that were not compiled."""
         body = "\n    ".join(self.lines)
         names = dict(self.names)
-        exec(f"def ending(args, kwargs, inputs):\n    {body}\n", names)
+        exec(f"def ending(args, kwargs, inputs, held):\n    {body}\n", names)
         found: Callable[..., Any] = names["ending"]
         return found
 

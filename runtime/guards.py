@@ -24,7 +24,8 @@ from tracejit.runtime.predicates import PREDICATES, explain
 if TYPE_CHECKING:
     from tracejit.runtime.checker import Checker
 
-VERSION = 1
+VERSION = 2
+OBJECTS = frozenset(("type", "is", "container", "function", "class", "any"))  # of these checks
 
 
 class Node(NamedTuple):
@@ -81,6 +82,8 @@ class GuardSet:
     refs: list[Any] = field(
         default_factory=list
     )  # values of "ref" nodes; weak references where possible
+    held_nodes: list[int] = field(default_factory=list)  # objects that the outputs' recipe names
+    changed: list[int] = field(default_factory=list)  # objects that the call changes
     check: Checker | None = field(default=None, repr=False)  # compiled for the recorded function
 
     @property
@@ -142,14 +145,18 @@ class GuardSet:
         return self._distinct(values) or self._rest([values[i] for i in self.input_nodes]) or values
 
     def _distinct(self, values: list[Any]) -> Failure | None:
-        """Tensors that were different objects still are: one could be written through the other."""
-        seen: dict[int, int] = {}
+        """Tensors that were different objects still are, and so are objects that the call changes
+        and all others: one could be written through the other."""
+        seen: dict[int, int] = {id(values[index]): index for index in self.changed}
         for index, node in enumerate(self.nodes):
+            first = index
             if node.check == "tensor":
                 first = seen.setdefault(id(values[index]), index)
-                if first != index:
-                    was = f"another object than {self.path(first)}"
-                    return Failure(self.path(index), was, "the same")
+            elif self.changed and node.check in OBJECTS:
+                first = seen.get(id(values[index]), index)
+            if first != index:
+                was = f"another object than {self.path(first)}"
+                return Failure(self.path(index), was, "the same")
         return None
 
     def failure(self, index: int, value: Any) -> Failure:
@@ -231,6 +238,8 @@ class GuardSet:
             "packages": self.packages,
             "names": self.names,
             "groups": self.groups,
+            "held": self.held_nodes,
+            "changed": self.changed,
         }
 
     @staticmethod
@@ -245,11 +254,13 @@ class GuardSet:
             known = node.step in STEPS and node.check in PREDICATES and node.parent < index
             if not known:
                 raise ValueError(f"no guard is spelled {node}")
-        if not all(0 <= index < len(nodes) for index in data["inputs"]):
+        named = [*data["inputs"], *data["held"], *data["changed"]]
+        if not all(0 <= index < len(nodes) for index in named):
             raise ValueError("an input is no node")
         return GuardSet(
-            nodes, data["inputs"], data["state"], data["packages"], data["names"], data["groups"]
-        )
+            nodes, data["inputs"], data["state"], data["packages"], data["names"], data["groups"],
+            held_nodes=data["held"], changed=data["changed"],
+        )  # fmt: skip
 
 
 def parameter_names(fn: Any) -> list[str]:

@@ -5,12 +5,23 @@ The recipe is JSON, written by the recorder. Leaves:
     {"view": i, "sizes", "strides", "offset", "nth"}   a view of output i, `offset` elements into it
     {"input": i}                            that input, the same object
     {"input_view": i, …}                    a view of that input
+    {"held": k}                             an object that was there before, the k-th that the
+                                            guards hold ready
     {"const": c}                            a constant, spelled as in runtime.constants
     {"global": "module:name"}               a class or function
 Containers: {"list": […]}, {"tuple": […]}, {"dict": [[key, value], …]}, {"namedtuple": name,
 "items"}, {"object": name, "fields": [[name, value], …]} (an instance with these attributes, also of
 a dataclass) and {"pytree": name, "context", "children"} for a class registered with torch's pytree.
 Equal tensor leaves are one object; `nth` tells apart several tensors that look the same.
+
+A call that changes Python objects has {"after": [change, …], "result": …} at the top: when all
+values are built, the changes are made in order, then the call returns. Each says where first:
+    {"put": [k, step, key], "value"}        a place of held object k holds this (runtime.replay)
+    {"drop": [k, step, key]}                … holds nothing
+    {"count": [k, step, key], "by": n}      … holds a number that grows by n
+    {"extend": k, "items"}, {"fill": k, "items"}      a list's new end, a list's new content
+    {"rekey": k, "gone": [c, …], "set": [[key, value], …]}      keys of a dict
+    {"renew": k, "gone": [c, …], "new": [c, …]}       elements of a set
 """
 
 from __future__ import annotations
@@ -23,17 +34,17 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import private
+from tracejit.runtime import private, replay
 from tracejit.runtime.constants import MISSING, decode, named
 from tracejit.runtime.moulds import Mould
 
-Rebuild = Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+Rebuild = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as Python over `inputs` and `outputs`: lines, an expression for the result, and what
-    other names in them stand for."""
+    """A recipe as Python over `inputs`, `held` and `outputs`: lines, an expression for the result,
+    and what other names in them stand for."""
 
     lines: tuple[str, ...]
     result: str
@@ -51,12 +62,14 @@ def spelled(tree: Any) -> Recipe:
 
 
 def compile_tree(tree: Any) -> Rebuild:
-    """The function `rebuild(inputs, outputs)` that builds what the recipe says. Raises as `spelled`
-    does."""
+    """The function `rebuild(inputs, outputs, held)` that builds what the recipe says. Raises as
+    `spelled` does."""
     recipe = spelled(tree)
     body = "\n    ".join([*recipe.lines, f"return {recipe.result}"])
     names = dict(recipe.names)
-    exec(compile(f"def rebuild(inputs, outputs):\n    {body}\n", "<outputs>", "exec"), names)
+    exec(
+        compile(f"def rebuild(inputs, outputs, held=()):\n    {body}\n", "<outputs>", "exec"), names
+    )
     rebuild: Rebuild = names["rebuild"]
     return rebuild
 
@@ -65,7 +78,7 @@ class _Writer:
     """Straight-line Python for one recipe: lines for shared views, one expression for the rest."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"view": _view, "instance": _instance}
+        self.names: dict[str, Any] = {"view": _view, "instance": _instance, **replay.HELPERS}
         self.lines: list[str] = []
         self.views: dict[str, str] = {}
 
@@ -129,6 +142,54 @@ class _Writer:
         fields = ", ".join(f"{name!r}: {self.expression(v)}" for name, v in tree["fields"])
         return f"instance({self.bind(find(tree['object']))}, {{{fields}}})"
 
+    def after(self, tree: Any) -> str:
+        """All values first, then the changes, then the result."""
+        result = self.made(self.expression(tree["result"]))
+        self.lines += [_CHANGES[next(iter(change))](self, change) for change in tree["after"]]
+        return result
+
+    def made(self, expression: str) -> str:
+        """A name for what an expression gives at this point."""
+        name = f"made{len(self.lines)}"
+        self.lines.append(f"{name} = {expression}")
+        return name
+
+    def place(self, where: Any) -> str:
+        """`held[k], step, key`: the arguments that say where."""
+        number, step, key = where
+        if step not in replay.WRITABLE:
+            raise ValueError(f"nothing is written by a step {step!r}")
+        return f"held[{int(number)}], {step!r}, {self.constant({'const': key})}"
+
+    def put(self, change: Any) -> str:
+        return f"put({self.place(change['put'])}, {self.made(self.expression(change['value']))})"
+
+    def count(self, change: Any) -> str:
+        where = self.place(change["count"])
+        name = self.made(f"count({where}) + {int(change['by'])}")
+        return f"put({where}, {name})"
+
+    def refill(self, change: Any) -> str:
+        kind = next(iter(change))
+        items = self.made(f"[{self.items(change['items'])}]")
+        target = f"held[{int(change[kind])}]"
+        return f"{target}.extend({items})" if kind == "extend" else f"fill({target}, {items})"
+
+    def rekey(self, change: Any) -> str:
+        gone = ", ".join(self.constant({"const": key}) for key in change["gone"])
+        pairs = "".join(
+            f"({self.constant({'const': key})}, {self.expression(value)}), "
+            for key, value in change["set"]
+        )
+        return f"rekey(held[{int(change['rekey'])}], [{gone}], {self.made(f'[{pairs}]')})"
+
+    def renew(self, change: Any) -> str:
+        gone, new = (
+            ", ".join(self.constant({"const": part}) for part in change[which])
+            for which in ("gone", "new")
+        )
+        return f"renew(held[{int(change['renew'])}], [{gone}], [{new}])"
+
     def pytree(self, tree: Any) -> str:
         cls = find(tree["pytree"])
         node = private.pytree_nodes().get(cls)
@@ -143,6 +204,8 @@ _RULES: dict[str, Callable[[_Writer, Any], str]] = {
     "input": _Writer.tensor,
     "view": _Writer.view,
     "input_view": _Writer.view,
+    "held": lambda writer, tree: f"held[{int(tree['held'])}]",
+    "after": _Writer.after,
     "const": _Writer.constant,
     "global": lambda writer, tree: writer.bind(find(tree["global"])),
     "list": lambda writer, tree: f"[{writer.items(tree['list'])}]",
@@ -151,6 +214,16 @@ _RULES: dict[str, Callable[[_Writer, Any], str]] = {
     "namedtuple": _Writer.named_tuple,
     "object": _Writer.instance,
     "pytree": _Writer.pytree,
+}
+
+_CHANGES: dict[str, Callable[[_Writer, Any], str]] = {
+    "put": _Writer.put,
+    "drop": lambda writer, change: f"drop({writer.place(change['drop'])})",
+    "count": _Writer.count,
+    "extend": _Writer.refill,
+    "fill": _Writer.refill,
+    "rekey": _Writer.rekey,
+    "renew": _Writer.renew,
 }
 
 

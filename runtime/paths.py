@@ -17,6 +17,8 @@ from typing import Any
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
+# Steps into the dicts that an nn.Module keeps its content in.
+TABLES = {"param": "_parameters", "buffer": "_buffers", "module": "_modules"}
 
 
 def instance_dict(value: Any) -> dict[str, Any]:
@@ -145,9 +147,7 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
     "base": lambda value, index: value.__mro__[index] if isinstance(value, type) else MISSING,
     # into an object
     "attr": lambda value, name: instance_dict(value).get(name, MISSING),
-    "param": _held("_parameters"),
-    "buffer": _held("_buffers"),
-    "module": _held("_modules"),
+    **{step: _held(table) for step, table in TABLES.items()},
     "slot": _slot,
     "dict": lambda value, key: instance_dict(value),
     "hooks": lambda value, name: instance_dict(value).get(name, MISSING),

@@ -100,9 +100,11 @@ def _tensor(value: Any, expected: Any, values: list[Any]) -> bool:
 
 PREDICATES: dict[str, Predicate] = {
     "any": lambda value, expected, values: value is not MISSING,
+    "exists": lambda value, expected, values: value is not MISSING,  # a place that will be written
     "const": lambda value, expected, values: same(value, decode(expected)),
     "absent": lambda value, expected, values: value is MISSING,
     "type": _typed,
+    "kind": _typed,  # of a value that may be any of its type
     "class": lambda value, expected, values: isinstance(value, type) and name_of(value) == expected,
     "function": _function,
     "lib": _lib,
@@ -159,7 +161,7 @@ def _expected_words(check: str, expected: Any) -> str:
         return repr(decode(expected))
     if check == "tensor":
         return f"a tensor {expected['dtype']}{expected['sizes']}"
-    if check in ("type", "is"):
+    if check in ("type", "kind", "is"):
         return f"a {str(expected).partition(':')[2]}"
     if check == "container":
         size = expected[1] if isinstance(expected[1], int) else len(expected[1])
@@ -167,7 +169,7 @@ def _expected_words(check: str, expected: Any) -> str:
     if check in ("absent", "empty"):
         return check
     name = expected[0] if isinstance(expected, list) else expected
-    return str(name).removeprefix("builtins:") if check != "any" else "present"
+    return str(name).removeprefix("builtins:") if check not in ("any", "exists") else "present"
 
 
 def _explain_tensor(path: str, expected: Any, now: Any) -> tuple[str, str, str]:

@@ -35,7 +35,7 @@ def record(
     refused = recording.refused
     if refused is None and recording.graph is not None:
         writes = bool(recording.graph.writes)
-        guards = observer.finish(recording.sources, writes=writes)
+        guards = observer.finish(recording.sources, writes, recording.held, recording.changed)
     else:
         observer.release()
         guards = refused or Reason("op", "nothing was recorded")

@@ -11,6 +11,7 @@ from tracejit.runtime.guards import GuardSet
 # Checks that a reader can take for granted; explain counts them.
 QUIET: dict[str, str] = {
     "any": "names that exist",
+    "exists": "places that are written",
     "absent": "attributes not set",
     "empty": "tables of hooks empty",
     "length": "lengths",
@@ -97,9 +98,11 @@ def _a(kind: str) -> str:
 
 _SENTENCES: dict[str, Callable[[str, Any], str]] = {
     "any": lambda path, expected: f"{path} exists",
+    "exists": lambda path, expected: f"{path} exists",
     "const": constant,
     "absent": lambda path, expected: f"{path} is not set",
     "type": lambda path, expected: f"{path} is {_a(expected)}",
+    "kind": lambda path, expected: f"{path} is {_a(expected)}, whichever",
     "class": lambda path, expected: f"{path} is the class {expected.rpartition(':')[2]}",
     "function": function,
     "lib": lambda path, expected: f"{path} is the library's {expected.replace(':', '.')}",

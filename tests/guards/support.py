@@ -10,17 +10,38 @@ import torch
 
 from tracejit.runtime.guards import Failure, GuardSet
 from tracejit.runtime.reasons import Reason
+from tracejit.trace.conclude import Conclusion
 from tracejit.trace.observe import Observer
 
 
 def observe(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> GuardSet | Reason:
     """Guards of one call, with every tensor that it reached by a path as an input."""
-    observer = Observer(fn, args, kwargs)
-    with observer:
-        fn(*args, **kwargs)
+    observer = observed(fn, *args, **kwargs)
+    changes = observer.changes()
+    if isinstance(changes, Reason):
+        return changes
     values = observer.tree.values
     tensors = [v for i, v in enumerate(values) if observer.tree.nodes[i].check == "tensor"]
     return observer.finish([t for t in tensors if isinstance(t, torch.Tensor)])
+
+
+def observed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Observer:
+    """The observer of a call that is over."""
+    observer = Observer(fn, args, kwargs)
+    with observer:
+        fn(*args, **kwargs)
+    return observer
+
+
+def changes_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
+    """What a call changed and a plan can replay: `put self.last = (3,)`."""
+    observer = observed(fn, *args, **kwargs)
+    changes = observer.changes()
+    assert isinstance(changes, list), changes
+    path = Conclusion(observer).words
+    found = [f"{c.kind} {path(c.node)}.{c.key} = {c.values} {c.place}".strip() for c in changes]
+    observer.release()
+    return found
 
 
 def guards_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> GuardSet:

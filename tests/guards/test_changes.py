@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import importlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -561,3 +562,26 @@ def test_hooks_that_stay() -> None:
     net._forward_hooks.clear()
     net.register_forward_hook(_triple)
     assert check(guards, net, x).startswith("value 0 of self._forward_hooks was")
+
+
+def test_a_module_that_the_call_looks_up_itself(tmp_path: Any, monkeypatch: Any) -> None:
+    (tmp_path / "looked_up.py").write_text("SCALE = 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def by_name(x: torch.Tensor) -> Any:
+        return x * importlib.import_module("looked_up").SCALE
+
+    def inside(x: torch.Tensor) -> Any:
+        import looked_up  # type: ignore[import-not-found]
+
+        return x * looked_up.SCALE
+
+    x = torch.zeros(1)
+    by_name(x)  # importing it has effects of its own
+    for function in (by_name, inside):
+        guards = guards_of(function, x)
+        assert check(guards, function, x) == ""
+        monkeypatch.setattr("looked_up.SCALE", 3.0)
+        assert check(guards, function, x) == "global looked_up.SCALE was 2.0, is 3.0"
+        monkeypatch.undo()
+        monkeypatch.syspath_prepend(tmp_path)

@@ -122,7 +122,7 @@ def test_error_that_eager_raises_too_is_eagers() -> None:
     calls.append(1)
     break_plan(f, RuntimeError("launch failed"))
     (check,) = (entry.check for entry in dispatcher_of(f).entries)
-    check.fast = lambda args, kwargs: check.ending.function(args, kwargs, args)  # unguarded
+    check.fast = lambda args, kwargs: check.ending.function(args, kwargs, args, ())  # unguarded
     with pytest.raises(LookupError, match="eager's own"):
         f(x)
     assert dispatcher_of(f).entries[0].run is not None

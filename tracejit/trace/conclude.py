@@ -4,6 +4,7 @@ the same again.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tracejit.runtime import sharing, state
-from tracejit.runtime.constants import MISSING, is_constant, same
-from tracejit.runtime.guards import GuardSet, Node, package_version
-from tracejit.runtime.paths import STEPS
-from tracejit.runtime.predicates import PREDICATES, words
+from tracejit.runtime.constants import MISSING
+from tracejit.runtime.guards import OBJECTS, GuardSet, Node, package_version
 from tracejit.runtime.reasons import Reason
-from tracejit.trace.effects import differs, place_of
+from tracejit.trace.changes import Change, Changes, Unreplayable
+from tracejit.trace.effects import differs
 
 if TYPE_CHECKING:
     from tracejit.trace.observe import Observer
+
+HELD = OBJECTS | {"lib", "pymodule"}  # checks of nodes whose objects a recipe can name
 
 
 class Conclusion:
@@ -30,7 +32,41 @@ class Conclusion:
         self.tree, self.effects = observer.tree, observer.effects
         self.reach, self.coverage = observer.reach, observer.coverage
 
-    def guards(self, sources: Sequence[torch.Tensor], writes: bool) -> GuardSet | Reason:
+    def changes(self) -> list[Change] | Reason:
+        """What the call changed, or why a plan cannot do the same."""
+        for variable, value in self.observer.contexts.values():
+            if differs(value, variable.get(MISSING)):
+                return Reason("side-effect", f"sets context variable {variable.name}")
+        now = state.capture()
+        for name, before in self.observer.state.items():
+            if now[name] != before:
+                return Reason("side-effect", f"changes {name} (was {before}, is {now[name]})")
+        try:
+            return Changes(self.tree, self.effects.watches, self.dropped, self.words).collect()
+        except Unreplayable as found:
+            return Reason("side-effect", found.text, found.place)
+
+    def reached(self) -> dict[int, int]:
+        """Nodes by the ids of the objects that the call did not make and that a plan can name."""
+        nodes = self.tree.nodes
+        return {
+            key: index
+            for key, index in self.tree.known.items()
+            if index not in self.dropped and nodes[index].check in HELD
+        }
+
+    @functools.cached_property
+    def dropped(self) -> set[int]:
+        """Nodes that need not hold."""
+        return self.tree.dropped(self.made_here())
+
+    def guards(
+        self,
+        sources: Sequence[torch.Tensor],
+        writes: bool,
+        held: Sequence[int],
+        changed: Sequence[int],
+    ) -> GuardSet | Reason:
         """The guards of the call, or why there are none."""
         for code in self.coverage.uncovered.values():
             if id(code) in self.reach.functions:
@@ -42,13 +78,21 @@ class Conclusion:
             return Reason(
                 "unguardable", "a tensor is used that the call made, but no operation recorded"
             )
-        dropped = self.tree.dropped(self.made_here())
-        changed = self.changed(dropped)
-        if changed is not None:
-            return changed
-        return self.build(
-            [index for index in inputs if index is not None], sources, dropped, writes
+        numbers, nodes, refs = self.kept()
+        packages = {name: package_version(name) for name in self.coverage.packages if name}
+        guards = GuardSet(
+            nodes,
+            [numbers[i] for i in inputs if i is not None],
+            self.observer.state,
+            packages,
+            self.observer.names,
+            sharing.groups(sources) if writes else None,
+            refs,
+            [numbers[i] for i in held],
+            [numbers[i] for i in changed],
         )
+        guards.check = guards.compile(self.observer.fn)
+        return guards
 
     def source(self, tensor: torch.Tensor) -> int | None:
         """The node of an input; a reference if no path reaches it; None if the call made it."""
@@ -82,54 +126,16 @@ class Conclusion:
                 made.add(index)
         return made
 
-    def changed(self, dropped: set[int]) -> Reason | None:
-        """What the call changed in what it had reached."""
-        watch = self.effects.changed(dropped)
-        if watch is not None:
-            path = self.words(watch[0].node)
-            return Reason(
-                "side-effect", f"writes {path}.{watch[0].name} ({watch[1]})", place_of(watch[0])
-            )
-        for variable, value in self.observer.contexts.values():
-            if differs(value, variable.get(MISSING)):
-                return Reason("side-effect", f"sets context variable {variable.name}")
-        now = state.capture()
-        for name, before in self.observer.state.items():
-            if now[name] != before:
-                return Reason("side-effect", f"changes {name} (was {before}, is {now[name]})")
-        return self.changed_nodes(dropped)
-
-    def changed_nodes(self, dropped: set[int]) -> Reason | None:
-        """Reached values that are others now, or no longer what they were."""
-        tree = self.tree
-        for index, node in enumerate(tree.nodes):
-            if index in dropped or node.parent < 0 or node.check == "same":
-                continue
-            before = tree.values[index]
-            now = STEPS[node.step](tree.values[node.parent], node.key)
-            if node.step in ("self", "class", "dict", "base") or now is before:
-                holds = node.check == "lib" or PREDICATES[node.check](before, node.expected, [])
-            else:
-                holds = is_constant(before) and is_constant(now) and same(before, now)
-            moved = index in tree.pointers and before.data_ptr() != tree.pointers[index]
-            if not holds or moved:
-                return Reason(
-                    "side-effect",
-                    f"writes {self.words(index)} (was {words(before)}, is {words(now)})",
-                )
-        return None
-
     def words(self, index: int) -> str:
         """The path of a node, for messages."""
         if index < 0:
             return "an object"
         return GuardSet(self.tree.nodes, [], {}, names=self.observer.names).path(index)
 
-    def build(
-        self, inputs: list[int], sources: Sequence[torch.Tensor], dropped: set[int], writes: bool
-    ) -> GuardSet:
-        """Kept nodes in order, renumbered."""
-        order = self.tree.order(dropped)
+    def kept(self) -> tuple[dict[int, int], list[Node], list[Any]]:
+        """Nodes that must hold, in order and renumbered: old index to new, the nodes, what their
+        references hold."""
+        order = self.tree.order(self.dropped)
         numbers = {index: number for number, index in enumerate(order)}
         nodes: list[Node] = []
         refs: list[Any] = []
@@ -142,16 +148,4 @@ class Conclusion:
                 key = len(refs)
                 refs.append(self.reach.refs[index])
             nodes.append(Node(numbers.get(node.parent, -1), node.step, key, node.check, expected))
-        packages = {name: package_version(name) for name in self.coverage.packages if name}
-        groups = sharing.groups(sources) if writes else None
-        guards = GuardSet(
-            nodes,
-            [numbers[i] for i in inputs],
-            self.observer.state,
-            packages,
-            self.observer.names,
-            groups,
-            refs,
-        )
-        guards.check = guards.compile(self.observer.fn)
-        return guards
+        return numbers, nodes, refs

@@ -64,10 +64,12 @@ class Coverage:
     def watch_cells(self, plan: Plan, function: FunctionType, node: int) -> None:
         """Variables of enclosing functions that the code stores to."""
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
-        for name in plan.reads.cell_stores if plan.reads is not None else ():
+        assert plan.reads is not None
+        for name in plan.reads.cell_stores:
             cell = cells[name]
             read = functools.partial(_content, cell)
-            self.reach.effects.add(node, name, read, plan.code, id(cell))
+            counted = name in plan.reads.counts
+            self.reach.effects.add(node, "cell", name, read, plan.code, id(cell), counted)
 
     def find(
         self, plan: Plan, frame: FrameType, first: Any, local: dict[str, Any]

@@ -1,8 +1,7 @@
-"""What a call changed in the Python objects it reached: attributes, cells and globals that its code
-stores to.
+"""Places that a call's code stores to: attributes, cells and globals, and what they held before it.
 
 Containers and attributes that were also read are compared through their guard nodes; this module
-watches the rest.
+watches the rest. trace.changes compares both with what is there in the end.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime.constants import MISSING, is_constant, same
-from tracejit.runtime.paths import instance_dict, static
-from tracejit.runtime.predicates import words
+from tracejit.runtime.paths import TABLES, instance_dict, static
 from tracejit.trace.reads import Reads, line_of_store
 
 
@@ -25,11 +23,14 @@ from tracejit.trace.reads import Reads, line_of_store
 class Watch:
     """One place that the call may write: how to read it, and what it held before."""
 
-    node: int  # of the object that holds it; -1 for globals and cells
+    node: int  # of the object that holds it
+    step: str  # from the object to the place: attr (or what step_of says), item, cell, dict, grad
     name: str
     read: Callable[[], Any]
     before: Any
     code: CodeType
+    counted: bool  # all that code does with it is to add a constant
+    steps: dict[str, str]  # where it held each attribute before
 
 
 class Effects:
@@ -37,49 +38,73 @@ class Effects:
 
     def __init__(self) -> None:
         self.watches: list[Watch] = []
-        self.seen: set[tuple[int, str]] = set()
+        self.seen: dict[tuple[int, str], Watch] = {}
 
-    def add(self, node: int, name: str, read: Callable[[], Any], code: CodeType, key: Any) -> None:
+    def add(
+        self,
+        node: int,
+        step: str,
+        name: str,
+        read: Callable[[], Any],
+        code: CodeType,
+        key: Any,
+        counted: bool = False,
+    ) -> Watch:
         """Watch a place once; `read` gives what it holds, without running user code."""
-        if (key, name) not in self.seen:
-            self.seen.add((key, name))
-            self.watches.append(Watch(node, name, read, read(), code))
+        watch = self.seen.get((key, name))
+        if watch is None:
+            watch = Watch(node, step, name, read, read(), code, counted, {})
+            self.seen[key, name] = watch
+            self.watches.append(watch)
+        watch.counted = watch.counted and counted
+        return watch
 
     def watch(self, value: Any, node: int, reads: Reads, code: CodeType) -> None:
         """Attributes of a reached object that `code` stores to."""
         for name in reads.stores:
-            self.watch_name(value, node, name, code)
+            self.watch_name(value, node, name, code, name in reads.counts)
         if reads.computed_store:
             self.watch_whole(value, node, code)
 
-    def watch_name(self, value: Any, node: int, name: str, code: CodeType) -> None:
+    def watch_name(
+        self, value: Any, node: int, name: str, code: CodeType, counted: bool = False
+    ) -> None:
         """One attribute of a reached object."""
-        self.add(node, name, partial(_held, value, name), code, id(value))
+        read = partial(_held, value, name)
+        watch = self.add(node, "attr", name, read, code, id(value), counted)
+        if watch.before is not MISSING:
+            watch.steps.setdefault(name, step_of(value, name))
 
     def watch_whole(self, value: Any, node: int, code: CodeType) -> None:
         """All attributes of a reached object, whose names `code` computes."""
-        self.add(node, "*", lambda: _snapshot(value), code, id(value))
+        watch = self.add(node, "dict", "*", lambda: _snapshot(value), code, id(value))
+        for name in watch.before:
+            watch.steps.setdefault(name.rpartition(".")[2], step_of(value, name.rpartition(".")[2]))
 
     def watch_tensor(
         self, value: torch.Tensor, node: int, stores: tuple[str, ...], code: CodeType
     ) -> None:
         """`x.grad = …`, `x.data = …` and attributes of a reached tensor."""
         if "grad" in stores:
-            self.add(node, "grad", lambda: value.grad, code, id(value))
+            self.add(node, "grad", "grad", lambda: value.grad, code, id(value))
         attributes = instance_dict(value)
         for name in stores:
             if name not in ("grad", "data"):
-                self.add(node, name, partial(attributes.get, name, MISSING), code, id(value))
+                self.add(
+                    node, "attr", name, partial(attributes.get, name, MISSING), code, id(value)
+                )
 
-    def changed(self, dropped: set[int]) -> tuple[Watch, str] | None:
-        """The first watched place that holds something else now, and words for it."""
-        for watch in self.watches:
-            if watch.node in dropped:
-                continue
-            now = watch.read()
-            if differs(watch.before, now):
-                return watch, f"was {words(watch.before)}, is {words(now)}"
-        return None
+
+def step_of(holder: Any, name: str) -> str:
+    """Where an object holds an attribute now, or would hold a new one."""
+    if isinstance(holder, type):
+        return "static"
+    if isinstance(holder, torch.nn.Module):
+        for step, table in TABLES.items():
+            if name in (instance_dict(holder).get(table) or ()):
+                return step
+    slotted = isinstance(static(type(holder), name), MemberDescriptorType)
+    return "slot" if slotted and name not in instance_dict(holder) else "attr"
 
 
 def differs(before: Any, now: Any) -> bool:
@@ -97,7 +122,7 @@ class _Snapshot(dict[str, Any]):
 
 def _snapshot(value: Any) -> _Snapshot:
     found = _Snapshot(instance_dict(value))
-    for table in ("_modules", "_parameters", "_buffers"):
+    for table in TABLES.values():
         held = found.get(table)
         if isinstance(held, dict):
             found.update({f"{table}.{name}": item for name, item in held.items()})

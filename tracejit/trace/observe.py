@@ -27,10 +27,21 @@ from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS, instance_dict
 from tracejit.runtime.reasons import Reason
 from tracejit.trace import purity
+from tracejit.trace.changes import Change
 from tracejit.trace.conclude import Conclusion
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
-from tracejit.trace.plans import ENVIRON, MODULE_CALL, MUTE, RANDOM, SCAN, SKIP, Plan, plan_of
+from tracejit.trace.plans import (
+    ENVIRON,
+    MODULE_CALL,
+    MUTE,
+    RANDOM,
+    REGISTER,
+    SCAN,
+    SKIP,
+    Plan,
+    plan_of,
+)
 from tracejit.trace.reach import Reach
 from tracejit.trace.recording import foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
@@ -176,6 +187,10 @@ class Observer:
         elif plan.treatment == RANDOM:
             name = f"{frame.f_globals['__name__']}.{plan.code.co_name}"
             self.refuse("random", f"calls {name}", frame)
+        elif plan.treatment == REGISTER and not _in_setattr(frame):
+            self.enter(plan, frame)
+        elif plan.treatment == REGISTER:  # the store in the user's code is watched
+            self.muted = frame
         else:
             self.muted = frame
             if plan.treatment != MUTE:
@@ -246,11 +261,11 @@ class Observer:
                 self.reach.step(plan, node, "item", name, value, 0)
         for name in reads.global_stores:
             read = functools.partial(namespace.get, name, MISSING)
-            self.effects.add(node, name, read, plan.code, id(namespace))
+            counted = name in reads.counts
+            self.effects.add(node, "item", name, read, plan.code, id(namespace), counted)
         for name in reads.imports:
             if name in sys.modules:
-                loaded = self.coverage.module_node(name)
-                self.reach.module_namespace(plan, sys.modules[name], loaded, 0)
+                self.reach.loaded(plan, sys.modules[name])
 
     def namespace(self, plan: Plan, namespace: dict[str, Any]) -> int:
         """The node of a globals dict: a module's, or a function's own; -1 if neither."""
@@ -325,17 +340,39 @@ class Observer:
 
     # The end
 
-    def finish(self, sources: Sequence[torch.Tensor], writes: bool = False) -> GuardSet | Reason:
+    def changes(self) -> list[Change] | Reason:
+        """What the call changed in what it reached, or why a plan cannot do the same."""
+        if self.reason is not None:
+            return self.reason
+        try:
+            return Conclusion(self).changes()
+        except Exception as error:
+            self.failed(error)
+            assert self.reason is not None
+            return self.reason
+
+    def reached(self) -> dict[int, int]:
+        """Objects that were there before the call: their nodes by id."""
+        return Conclusion(self).reached()
+
+    def finish(
+        self,
+        sources: Sequence[torch.Tensor],
+        writes: bool = False,
+        held: Sequence[int] = (),
+        changed: Sequence[int] = (),
+    ) -> GuardSet | Reason:
         """The guards of the call, with `sources` as the program's inputs, or why it cannot be
         guarded.
 
         `writes`: whether the program writes to an input; then it matters which inputs share memory.
-        To be called once.
+        `held`: nodes of objects that the outputs' recipe names; `changed`: of those that it
+        changes. To be called once.
         """
         try:
             if self.reason is not None:
                 return self.reason
-            return Conclusion(self).guards(sources, writes)
+            return Conclusion(self).guards(sources, writes, held, changed)
         except Exception as error:
             self.failed(error)
             assert self.reason is not None
@@ -350,6 +387,11 @@ class Observer:
         self.coverage = Coverage(self.reach)
         self.contexts.clear()
         self.fn = self.previous = self.muted = None
+
+
+def _in_setattr(frame: FrameType) -> bool:
+    """Whether a frame was called by nn.Module's `__setattr__`."""
+    return frame.f_back is not None and frame.f_back.f_code.co_name == "__setattr__"
 
 
 def _collects_keywords(fn: Any) -> bool:

@@ -1,10 +1,12 @@
-"""The recipe by which a call's return value is built again (runtime.outputs says what it looks
-like).
+"""The recipe by which a call's return value is built again, and its changes of Python objects are
+made again (runtime.outputs says what it looks like).
 """
 
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,22 +15,42 @@ from tracejit.ir.graph import Value
 from tracejit.ops.strides import dense
 from tracejit.ops.views import inverse
 from tracejit.runtime import constants, private
+from tracejit.trace.changes import Change
 from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Alias, Storage, Storages, check_type
 
 Tree = dict[str, Any]
 
 
-def encode(result: Any, storages: Storages, given: Any) -> Tree:
-    """The recipe for `result`; the graph gets its outputs. `given`: what the call was given.
+@dataclass(frozen=True)
+class Made:
+    """A recipe, and the nodes of the objects that it holds, in the order of its numbers."""
 
-    Raises Refused for a return value that cannot be built from tensors and constants.
+    tree: Tree
+    held: list[int]
+
+
+def encode(
+    result: Any,
+    changes: Sequence[Change],
+    reached: Mapping[int, int],
+    storages: Storages,
+    given: Any,
+) -> Made:
+    """The recipe for `result` and for what the call changed; the graph gets its outputs.
+
+    reached: nodes of the objects that were there before the call, by their ids. given: what the
+    call was given. Raises Refused for a value that cannot be built from tensors and constants.
     """
-    return _Encoder(storages, given).encode(result)
+    encoder = _Encoder(reached, storages, given)
+    tree = encoder.encode(result, changes)
+    return Made(tree, list(encoder.held))
 
 
 class _Encoder:
-    def __init__(self, storages: Storages, given: Any) -> None:
+    def __init__(self, reached: Mapping[int, int], storages: Storages, given: Any) -> None:
+        self.reached = reached
+        self.held: dict[int, int] = {}  # node -> number in the recipe
         self.storages = storages
         self.outside = _containers(given)
         self.seen: set[int] = set()  # containers that stand in the result already
@@ -38,10 +60,45 @@ class _Encoder:
         self.spelled: list[Tree] = []
         self.fresh = 0  # leaves that this call computed
 
-    def encode(self, result: Any) -> Tree:
-        self._collect(result, 0)
+    def encode(self, result: Any, changes: Sequence[Change]) -> Tree:
+        for item in (result, *(change.values for change in changes)):
+            self._collect(item, 0)
         self.seen.clear()
-        return self._tree(result)
+        tree = self._tree(result)
+        if not changes:
+            return tree
+        return {"after": list(map(self._changed, changes)), "result": tree}
+
+    def _changed(self, change: Change) -> Tree:
+        """A change; where its value cannot be built again, the call has an effect."""
+        try:
+            return self._change(change)
+        except Refused as refused:
+            text = f"writes {change.key or 'an object'}, and {refused.text}"
+            raise Refused("side-effect", text) from refused
+
+    def _change(self, change: Change) -> Tree:
+        """A change with its values spelled."""
+        number = self._hold(change.node)
+        if change.kind in ("put", "drop", "count"):
+            where = [number, change.step, change.key]
+            more = {"put": "value", "count": "by"}.get(change.kind)
+            if more is None:
+                return {"drop": where}
+            (value,) = change.values
+            return {change.kind: where, more: self._tree(value) if more == "value" else value}
+        if change.kind in ("extend", "fill"):
+            return {change.kind: number, "items": [self._tree(item) for item in change.values]}
+        gone, new = change.values
+        gone = [constants.encode(key) for key in gone]
+        if change.kind == "renew":
+            return {"renew": number, "gone": gone, "new": [constants.encode(part) for part in new]}
+        pairs = [[constants.encode(key), self._tree(value)] for key, value in new]
+        return {"rekey": number, "gone": gone, "set": pairs}
+
+    def _hold(self, node: int) -> int:
+        """The number of an object that was there before the call."""
+        return self.held.setdefault(node, len(self.held))
 
     # --- tensors ---
 
@@ -57,7 +114,7 @@ class _Encoder:
             if not any(item is t for t in tensors):
                 tensors.append(item)
             return
-        for part in _parts(item):
+        for part in () if id(item) in self.reached else _parts(item):
             self._collect(part, depth + 1)
 
     def _alias(self, tensor: torch.Tensor) -> Alias:
@@ -135,7 +192,9 @@ class _Encoder:
         if constants.is_constant(item):
             return {"const": constants.encode(item)}
         kind = type(item)
-        if kind is not tuple:
+        if kind is not tuple and not isinstance(item, type) and not _is_function(item):
+            if id(item) in self.reached:
+                return {"held": self._hold(self.reached[id(item)])}
             self._enter(item)
         if kind is tuple or kind is list:
             return {kind.__name__: [self._tree(part) for part in item]}
@@ -156,12 +215,10 @@ class _Encoder:
         """Containers are built anew: one that existed before, or stands in two places, would lose
         its identity.
         """
-        if isinstance(item, type) or _is_function(item):
-            return
         if id(item) in self.outside:
-            raise Refused("output", f"a {type(item).__name__} that the call was given is returned")
+            raise Refused("output", f"a {type(item).__name__} that the call was given")
         if id(item) in self.seen:
-            raise Refused("output", f"one {type(item).__name__} is returned in two places")
+            raise Refused("output", f"one {type(item).__name__} stands in two places")
         self.seen.add(id(item))
 
     def _key(self, key: Any) -> Tree:

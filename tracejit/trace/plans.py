@@ -22,10 +22,11 @@ _MODULE = "nn/modules/module.py"
 # Seen through their callers, or (inner) through MODULE_CALL. The rest walks a module's dicts.
 _SKIPPED_IN_MODULE = frozenset(
     ("_wrapped_call_impl", "inner", "__getattr__", "__setattr__", "__delattr__", "__init__")
+    + ("remove_from",)
 )
 _SCANNED_STDLIB = ("copy.py", "collections/__init__.py", "random.py", "types.py")
 
-SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM = range(7)
+SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM, REGISTER = range(8)
 
 # Functions that are looked at as a whole: (end of file name, qualified name or "" for all) ->
 # treatment.
@@ -33,6 +34,11 @@ _SPECIAL: dict[tuple[str, str], int] = {
     ("torch/nn/modules/module.py", "Module._call_impl"): MODULE_CALL,
     # Python 3.10 has no qualified names.
     ("torch/nn/modules/module.py", "_call_impl"): MODULE_CALL,
+    **{
+        ("torch/nn/modules/module.py", f"{owner}register_{what}"): REGISTER
+        for owner in ("Module.", "")
+        for what in ("buffer", "parameter")
+    },
     ("<frozen os>", "_Environ.__getitem__"): ENVIRON,
     ("/os.py", "_Environ.__getitem__"): ENVIRON,
     ("logging/__init__.py", "Logger.isEnabledFor"): LOGGER,
@@ -93,7 +99,7 @@ def _make(code: CodeType) -> Plan:
     plan.nested = tuple(
         id(constant) for constant in code.co_consts if isinstance(constant, CodeType)
     )
-    if treatment in (SCAN, MODULE_CALL):
+    if treatment in (SCAN, MODULE_CALL, REGISTER):
         count = code.co_argcount + code.co_kwonlyargcount
         count += bool(code.co_flags & 0x04) + bool(code.co_flags & 0x08)
         plan.args = code.co_varnames[:count]

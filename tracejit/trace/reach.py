@@ -9,6 +9,7 @@ than the frame reads, and needs no look at its data flow. No property, `__getatt
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Iterable
@@ -99,7 +100,9 @@ class Reach:
             if len(value) <= MOST_ITEMS and depth < DEEPEST_FRESH:
                 for item in value.values() if isinstance(value, dict) else value:
                     self.visit(plan, item, depth + 1)
-        elif not isinstance(value, (ModuleType, type, *ROUTINES)) and not is_constant(value):
+        elif isinstance(value, ModuleType):
+            self.loaded(plan, value)
+        elif not isinstance(value, (type, *ROUTINES)) and not is_constant(value):
             self.unknown(plan, value, depth)
 
     def unknown(self, plan: Plan, value: Any, depth: int) -> None:
@@ -146,6 +149,7 @@ class Reach:
             if mark in self.seen:
                 return
             self.seen.add(mark)
+            self.watch(plan, value, node)
         if isinstance(value, ModuleType):
             self.module_namespace(plan, value, node, depth)
         elif isinstance(value, type):
@@ -166,6 +170,21 @@ class Reach:
             isinstance(value, FunctionType) and is_user_code(value)
         ):
             self.instance(plan, value, node, depth)
+
+    def watch(self, plan: Plan, value: Any, node: int) -> None:
+        """Attributes of an object that the plan's code may store to."""
+        reads = plan.reads
+        if reads is None or not (reads.stores or reads.computed_store):
+            return
+        if type(value) in CONTAINERS:
+            return  # they have no attributes
+        if isinstance(value, ModuleType):
+            file = getattr(value, "__file__", None)
+            owned = isinstance(file, str) and origin_of_file(file) != CORE
+        else:
+            owned = not isinstance(value, type) or is_user_code(value)
+        if owned and not isinstance(value, (MethodType, types.BuiltinFunctionType)):
+            self.effects.watch(value, node, reads, plan.code)
 
     def parts(self, plan: Plan, value: Any, node: int, parts: dict[str, Any], depth: int) -> None:
         for step, part in parts.items():
@@ -197,7 +216,16 @@ class Reach:
         if reads is not None and reads.stores:
             self.effects.watch_tensor(value, node, reads.stores, plan.code)
 
-    def module_namespace(self, plan: Plan, value: ModuleType, node: int, depth: int) -> None:
+    def loaded(self, plan: Plan, value: ModuleType) -> None:
+        """A module that the call imported or looked up: its globals, by its name."""
+        if sys.modules.get(value.__name__) is value:
+            namespace = instance_dict(value)
+            node = self.tree.child(-1, "globals", value.__name__, namespace, ("any", None))
+            self.module_namespace(plan, value, node, 0, "item")
+
+    def module_namespace(
+        self, plan: Plan, value: ModuleType, node: int, depth: int, step: str = "attr"
+    ) -> None:
         """`module.name` reads; torch's and the standard library's are covered by version."""
         file = getattr(value, "__file__", None)
         origin = origin_of_file(file) if isinstance(file, str) else CORE
@@ -209,7 +237,7 @@ class Reach:
             if value.__name__.startswith("numpy.random"):
                 self.refuse("impure", f"uses {value.__name__}.{name}")
             if not self.by_version(found, origin):
-                self.step(plan, node, "attr", name, found, depth)
+                self.step(plan, node, step, name, found, depth)
 
     def by_version(self, value: Any, origin: str) -> bool:
         """Whether a global of library code, or a library's class anywhere, is covered by the
@@ -311,8 +339,6 @@ class Reach:
                 self.absences(plan.loads, value, node)
             elif reads.optional:
                 self.absences(reads.optional, value, node)
-            if reads.stores or reads.computed_store:
-                self.effects.watch(value, node, reads, plan.code)
 
     def module(
         self, plan: Plan, value: Any, node: int, attributes: dict[str, Any],
@@ -432,6 +458,8 @@ class Reach:
             try:
                 found = cell.cell_contents
             except ValueError:
+                continue
+            if plan.reads is not None and name in plan.reads.counts:
                 continue
             if name != "__class__" and (user or not is_constant(found)):
                 self.step(plan, node, "cell", name, found, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import opcode
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
@@ -84,11 +85,15 @@ class Reads:
     computed_store: bool  # the same for writes
     asked: tuple[Asked, ...]  # the same of one object
     whole_globals: bool  # calls globals()
+    counts: frozenset[str]  # names of which the code does nothing but `x.name += 1`
 
 
 def analyse(code: CodeType) -> Reads:
     """Look at one code object (not at those nested in it)."""
     found = _names(code)
+    counts = _counts(code, found)
+    for kind in ("load", "global"):
+        found[kind] = {name: None for name in found[kind] if name not in counts}
     loads, stores = found["load"], found["store"]
     mentioned = loads.keys() | found["global"].keys()
     asked: list[Asked] = []
@@ -108,6 +113,7 @@ def analyse(code: CodeType) -> Reads:
         _MATCH_CLASS in code.co_code[::2] or any(not each.write for each in any_object),
         any(each.write for each in any_object),
         tuple(each for each in asked if each.of is not None), "globals" in found["global"],
+        counts,
     )  # fmt: skip
 
 
@@ -140,6 +146,60 @@ def _cell_name(code: CodeType, arg: int) -> str:
     if _VERSION >= (3, 11):
         return code._varname_from_oparg(arg)  # type: ignore[attr-defined,no-any-return]
     return (code.co_cellvars + code.co_freevars)[arg]
+
+
+_ADDS = frozenset(("BINARY_ADD", "BINARY_SUBTRACT", "INPLACE_ADD", "INPLACE_SUBTRACT"))
+_ADD_ARGUMENTS = frozenset((0, 10, 13, 23))  # BINARY_OP's for +, -, += and -=
+
+
+def _counts(code: CodeType, found: dict[str, dict[str, None]]) -> frozenset[str]:
+    """Names of attributes, globals and free variables that the code only adds constants to."""
+    loaded = found["load"].keys() | found["global"].keys() | frozenset(code.co_freevars)
+    stored = found["store"].keys() | found["global store"].keys() | found["cell store"].keys()
+    if not loaded & stored:
+        return frozenset()
+    steps = _steps(code)
+    uses, counted = Counter[Any](), Counter[Any]()
+    for at, step in enumerate(steps):
+        if step.name.startswith(_NAMED):
+            uses[step.value] += 1
+            if step.name.startswith(_NAMED_STORES):
+                counted[step.value] += 2 * _is_count(steps, at)
+    return frozenset(name for name in loaded & stored if uses[name] == counted[name])
+
+
+_NAMED_STORES = ("STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF")
+_NAMED = (
+    *(*_NAMED_STORES, "DELETE_", "LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "LOAD_GLOBAL"),
+    *("LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_CLOSURE", "LOAD_FROM_DICT"),
+)
+
+
+def _is_count(steps: list[_Step], at: int) -> bool:
+    """Whether the store at `at` ends `x.n += 1` or `x.n = x.n + 1`."""
+    before = steps[max(at - 6, 0) : at]
+    is_attribute = steps[at].name == "STORE_ATTR"
+    swapped = bool(before) and before[-1].name in ("SWAP", "ROT_TWO")
+    target = before.pop() if is_attribute and before else None
+    if len(before) < 3:
+        return False
+    load, constant, add = before[-3:]
+    adds = add.name in _ADDS or (add.name == "BINARY_OP" and add.arg in _ADD_ARGUMENTS)
+    same = load.value == steps[at].value and load.name.startswith("LOAD_")
+    if not (adds and same and constant.name.startswith(_NUMBERS) and type(constant.value) is int):
+        return False
+    if not is_attribute or swapped:
+        return True
+    owner = before[-4] if len(before) > 3 else None
+    return owner is not None and target is not None and _same_variable(owner, target)
+
+
+_NUMBERS = ("LOAD_CONST", "LOAD_SMALL_INT")
+
+
+def _same_variable(one: _Step, other: _Step) -> bool:
+    simple = one.name.startswith("LOAD_FAST") and not isinstance(one.value, tuple)
+    return simple and (one.name, one.value) == (other.name, other.value)
 
 
 _SILENT = frozenset(("CACHE", "KW_NAMES", "RESUME", "NOP", "EXTENDED_ARG"))
@@ -182,8 +242,12 @@ def _value(code: CodeType, op: int, name: str, arg: int) -> Any:
         return code.co_names[arg >> _LOADS[op]]
     if op in _GLOBALS:
         return code.co_names[arg >> _GLOBALS[op]]
+    if op in _STORES | _GLOBAL_STORES:
+        return code.co_names[arg]
     if name.startswith("LOAD_CONST"):
         return code.co_consts[arg]
+    if name == "LOAD_SMALL_INT":
+        return arg
     if name.count("_FAST") == 2 and name.startswith("LOAD_FAST") and "AND_CLEAR" not in name:
         return code.co_varnames[arg >> 4], code.co_varnames[arg & 15]
     if name in ("STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST"):

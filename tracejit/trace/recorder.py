@@ -50,7 +50,7 @@ def record(
     try:
         with recorder.running(observer):
             result = fn(*args, **kwargs)
-        recording = recorder.finish(result, args, kwargs)
+        recording = recorder.finish(result, (args, kwargs), observer)
     finally:
         recorder.storages.close()
     recording.seconds = time.perf_counter() - start
@@ -140,20 +140,31 @@ class Recorder(Mode):  # type: ignore[misc]
             error = Refused("op", f"recording failed: {type(error).__name__}: {error}")
         self.refuse(error)
 
-    def finish(self, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recording:
+    def finish(self, result: Any, given: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
-        outputs = None
+        made = None
         if self.refused is None:
             try:
-                outputs = encode(result, self.storages, (args, kwargs))
-                self._check_given()
-                self._write_back()
+                changes = [] if observer is None else observer.changes()
+                if isinstance(changes, Reason):
+                    self.refused = changes
+                else:
+                    reached = {} if observer is None else observer.reached()
+                    made = encode(result, changes, reached, self.storages, given)
+                    self._check_given()
+                    self._write_back()
             except Exception as error:
                 self._failed(error)
-        if self.refused is not None:
+        if self.refused is not None or made is None:
             return Recording(refused=self.refused, calls=self.calls)
-        sources = self.storages.sources
-        return Recording(self.graph, sources, outputs, None, self.calls)
+        return Recording(
+            self.graph,
+            self.storages.sources,
+            made.tree,
+            made.held,
+            sorted({change.node for change in changes}),
+            calls=self.calls,
+        )
 
     def _check_given(self) -> None:
         """No tensor that the call was given lies in other memory than before (`x.data = …`)."""

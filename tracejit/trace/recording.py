@@ -28,14 +28,17 @@ class Recording:
     """The program of one call.
 
     sources: the tensors that became `graph.inputs`, in the same order. outputs: how the return
-    value is built from inputs and graph outputs (see trace.outputs); JSON. refused: why this call
-    can only run eagerly; its result is right all the same. Then graph is None. calls: ATen calls
-    that ran. seconds: what the call took, recording included.
+    value is built from inputs and graph outputs, and what is changed (see trace.outputs); JSON.
+    held, changed: the observer's nodes of objects that it names, and of those that it changes.
+    refused: why this call can only run eagerly; its result is right all the same. Then graph is
+    None. calls: ATen calls that ran. seconds: what the call took, recording included.
     """
 
     graph: Graph | None = None
     sources: list[torch.Tensor] = field(default_factory=list)
     outputs: Any = None
+    held: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
     refused: Reason | None = None
     calls: int = 0
     seconds: float = 0.0

@@ -68,7 +68,7 @@ class Tree:
         self.nodes.append(node)
         self.values.append(value)
         index = len(self.nodes) - 1
-        if node.check not in ("const", "absent", "same", "empty"):
+        if node.check not in ("const", "kind", "exists", "absent", "same", "empty"):
             self.known[id(value)] = index
         if node.check == "tensor" and value.layout is torch.strided:
             self.pointers[index] = value.data_ptr()
@@ -98,6 +98,12 @@ class Tree:
             index = self.add(node, value)
         self.edges[edge] = index
         return index
+
+    def held(self, parent: int, step: str, key: Any) -> Any:
+        """What a step from a node led to; MISSING if it was not taken."""
+        edge = (parent, step, key if type(key) in _SPELLED else repr(key))
+        index = self.edges.get(edge, -1)
+        return self.values[index] if index >= 0 else MISSING
 
     def again(self, first: int, parent: int, step: str, key: Any, value: Any) -> int:
         """A second way to an object: guard that both lead to the same. A path replaces a mere
