@@ -37,6 +37,7 @@ from tracejit.fuse.program import (
     Slot,
 )
 from tracejit.ir.dtypes import NAME, TORCH, itemsize
+from tracejit.ir.execute import draws, sized_by_data
 from tracejit.ir.graph import Origin
 from tracejit.runtime import hugepages
 from tracejit.runtime.externs import resolve
@@ -261,14 +262,16 @@ class _Writer:
         parts += [f"{name}={self.spell(value)}" for name, value in step.kwargs.items()]
         call = f"{self.names.extern(step.op)}({', '.join(parts)})"
         outs = [self.define(slot) for slot in step.outs]
+        counts = sized_by_data(step.op)
+        where = f", {place(step.origin)!r}" if counts else ""
         if len(outs) == 1 and _gives_one_tensor(step.op):
             (slot,) = step.outs
-            self.line(f"{outs[0]} = laid_out({call}, {slot.sizes}, {slot.strides})")
+            self.line(f"{outs[0]} = laid_out({call}, {slot.sizes}, {slot.strides}{where})")
         elif outs:
             self.line(f"({', '.join(outs)},) = tensors({call})")
             for name, slot in zip(outs, step.outs, strict=True):
-                if slot.name in self.read:
-                    self.line(f"{name} = laid_out({name}, {slot.sizes}, {slot.strides})")
+                if counts or slot.name in self.read:
+                    self.line(f"{name} = laid_out({name}, {slot.sizes}, {slot.strides}{where})")
         else:
             self.line(call)
 
@@ -357,7 +360,7 @@ class _Writer:
         for step in self.program.steps:
             if drawn and isinstance(step, (Expect, CheckIndex, RunExtern)):
                 return True
-            drawn = drawn or (isinstance(step, RunExtern) and step.effect)
+            drawn = drawn or (isinstance(step, RunExtern) and draws(step.op))
         return False
 
 

@@ -188,16 +188,17 @@ def _keeping_random_state(run: Run, cuda: bool) -> Run:
 
 
 def laid_out(
-    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...]
+    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...], where: str = ""
 ) -> torch.Tensor:
     """`tensor`, in the layout that the plan was made for: copied if a library call chose another
     one here."""
     if tensor.stride() == strides and tensor.shape == sizes:
         return tensor
     if tensor.shape != sizes:
-        raise Leave(
+        text = (
             f"a library call gave a tensor of sizes {tuple(tensor.size())}, recorded were {sizes}"
         )
+        raise Leave(text, where)
     if tensor.numel() < 2 or all(
         s == t for s, t, n in zip(tensor.stride(), strides, sizes, strict=True) if n > 1
     ):

@@ -29,7 +29,6 @@ from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.schedule import Group, Schedule, schedule
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Graph, Node, Value, map_values, numel
-from tracejit.ir.passes import is_effect
 
 
 def simplify_axes(nest: LoopNest) -> LoopNest:
@@ -201,9 +200,7 @@ class Finisher:
         kwargs = {k: map_values(v, lambda v: Ref(self.name_of(v))) for k, v in node.kwargs.items()}
         outs = tuple(slot(v) for v in node.outputs)
         self.made.update(node.outputs)
-        self.program.steps.append(
-            RunExtern(node.op, args, kwargs, outs, node.origin, is_effect(node))
-        )
+        self.program.steps.append(RunExtern(node.op, args, kwargs, outs, node.origin))
 
 
 def _key(nest: LoopNest) -> object:

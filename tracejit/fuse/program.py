@@ -57,7 +57,6 @@ class RunExtern:
     kwargs: dict[str, Any]
     outs: tuple[Slot, ...]
     origin: Origin = Origin()
-    effect: bool = False  # draws random numbers: kept, and in order
 
 
 @dataclass(frozen=True)

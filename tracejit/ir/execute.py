@@ -50,6 +50,8 @@ def run_node(node: Node, env: Mapping[Value, torch.Tensor]) -> list[torch.Tensor
     kwargs = {k: map_values(v, env.__getitem__) for k, v in node.kwargs.items()}
     tensors = [t for t in values_of(call(node.op, args, kwargs)) if t is not None]
     for value, tensor in zip(node.outputs, tensors, strict=True):
+        if sized_by_data(node.op) and tuple(tensor.shape) != value.sizes:
+            raise Left(f"{node.op} gave {tuple(tensor.shape)}, recorded was {value.sizes}")
         _check(node, value, tensor)
     return tensors
 
@@ -64,6 +66,25 @@ def function(op: str) -> Callable[..., Any]:
     """What an op's name stands for. Raises AttributeError if torch has no such op."""
     found: Callable[..., Any] = OWN.get(op) or externs.resolve(op)
     return found
+
+
+# Sizes that depend on data, although nothing in the schema says so.
+SIZED_BY_DATA = frozenset({"aten._pack_padded_sequence", "aten._embedding_bag"})
+
+
+@cache
+def sized_by_data(op: str) -> bool:
+    """Whether an op's result has as many elements as its arguments' values say. (An index that is a
+    mask would too, but the recorder makes it numbers.)"""
+    tags = getattr(function(op), "tags", ())
+    counts = torch.Tag.dynamic_output_shape in tags and not op.startswith("aten.index.Tensor")
+    return counts or op in SIZED_BY_DATA
+
+
+@cache
+def draws(op: str) -> bool:
+    """Whether an op draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(function(op), "tags", ())
 
 
 def expect(value: torch.Tensor, number: bool | int | float) -> None:

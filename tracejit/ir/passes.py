@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 
-import torch
-
 from tracejit.ir.algebra import RULES, Pattern
 from tracejit.ir.decompose import decompose
 from tracejit.ir.dtypes import COMPUTED
-from tracejit.ir.execute import OWN, function
+from tracejit.ir.execute import OWN, draws, function, sized_by_data
 from tracejit.ir.graph import Arg, Graph, Node, Value
 from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ir.verify import verify
@@ -35,10 +33,8 @@ def is_effect(node: Node) -> bool:
 def _has_effect(op: str) -> bool:
     if op in OWN:
         return False
-    found = function(op)
-    schema = found._schema  # type: ignore[attr-defined]
-    random = torch.Tag.nondeterministic_seeded in found.tags  # type: ignore[attr-defined]
-    return random or bool(schema.is_mutable)
+    schema = function(op)._schema  # type: ignore[attr-defined]
+    return draws(op) or sized_by_data(op) or bool(schema.is_mutable)
 
 
 # --- dead code ---

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracejit.ir.dtypes import COMPUTED, NAME, TORCH
-from tracejit.ir.execute import OWN, function, values_of
+from tracejit.ir.execute import OWN, function, sized_by_data, values_of
 from tracejit.ir.graph import Arg, Graph, Node, Value, map_values
 from tracejit.ir.rewrite import Builder, Result
 from tracejit.ops.table import Kind, kind_of
@@ -44,6 +44,8 @@ _MEMO: dict[Arg, Graph | None] = {}
 def expand_rare(builder: Builder, node: Node) -> Result:
     """What a node without a row becomes; None where it stays a library call."""
     if node.op in OWN or NEVER.fullmatch(node.op) or not node.op.startswith("aten."):
+        return None
+    if sized_by_data(node.op):
         return None
     values = (*node.inputs, *node.outputs)
     if any(v.dtype not in COMPUTED for v in values) or not _has_decomposition(node.op):

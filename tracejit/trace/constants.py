@@ -28,7 +28,7 @@ READERS = frozenset({"tensor_split", "ctc_loss"})
 # Methods of tensors that do what no graph shows, and what that is.
 ESCAPES: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
-        ("tolist", "numpy", "__array__", "data_ptr", "__dlpack__", "apply_", "map_", "map2_"),
+        ("numpy", "__array__", "data_ptr", "__dlpack__", "apply_", "map_", "map2_"),
         ("data-dependent", "{} gives a tensor's data to Python"),
     ),
     **dict.fromkeys(
@@ -42,7 +42,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
         ("requires_grad_", "retain_grad", "run_backward"), ("autograd", "{} is called")
     ),
 }
-WATCHED = frozenset({*MAKERS, *READERS, *ESCAPES})
+WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ESCAPES})
 LARGEST = 4096  # elements of a constant that is kept in the graph
 
 Hook = Callable[[FrameType, str, Any], Any]
@@ -53,8 +53,11 @@ class Watch(TorchFunctionMode):
     its arguments.
     """
 
-    def __init__(self, refuse: Callable[[Refused], None]) -> None:
+    def __init__(
+        self, refuse: Callable[[Refused], None], listed: Callable[[torch.Tensor], None]
+    ) -> None:
         super().__init__()
+        self.listed = listed  # told of a tensor whose numbers Python is about to get
         self.plain = False
         self.refuse = refuse
         self.active = 0
@@ -77,12 +80,15 @@ class Watch(TorchFunctionMode):
         """A C function of a watched name is about to run."""
         name = function.__name__
         owner = getattr(function, "__self__", None)
-        on_tensor = isinstance(owner, torch.Tensor)
+        tensor = owner if isinstance(owner, torch.Tensor) else None
         escape = ESCAPES.get(name)
         if escape is not None:
-            if on_tensor or isinstance(owner, torch.Generator) or name == "run_backward":
+            if tensor is not None or isinstance(owner, torch.Generator) or name == "run_backward":
                 self.refuse(Refused(escape[0], escape[1].format(name)))
-        elif on_tensor or getattr(torch, name, None) is function:
+        elif name == "tolist":
+            if tensor is not None:
+                self.listed(tensor)
+        elif tensor is not None or getattr(torch, name, None) is function:
             self.__enter__()  # type: ignore[no-untyped-call]
             self.active += 1
 

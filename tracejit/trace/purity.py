@@ -117,7 +117,6 @@ _TORCH_IMPURE = re.compile(
 _TENSOR_ESCAPES = frozenset(
     [
         "numpy",
-        "tolist",
         "data_ptr",
         "__array__",
         "__dlpack__",

@@ -65,7 +65,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.watch = Watch(self.refuse)
+        self.watch = Watch(self.refuse, self.listed)
         self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
         self.refused: Reason | None = None
         self.calls = 0
@@ -85,6 +85,14 @@ class Recorder(Mode):  # type: ignore[misc]
         """Give up recording; the first reason counts."""
         if self.refused is None:
             self.refused = Reason(why.kind, why.text, str(self.origins.here()))
+
+    def listed(self, tensor: torch.Tensor) -> None:
+        """Python is about to get a tensor's numbers."""
+        if self.refused is None:
+            try:
+                self.steps.listed(tensor)
+            except Exception as error:
+                self._failed(error)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -25,6 +25,7 @@ class Does(Enum):
     STATS = "stats"  # a batch norm, which writes to its running statistics in training
     RESHAPE = "reshape"  # changes a tensor's own geometry (`t_`, `squeeze_`)
     READ = "read"  # gives Python a number
+    COMPARE = "compare"  # gives Python whether two tensors are equal
     NOTHING = "nothing"  # bookkeeping without effect on values
     REFUSE = "refuse"
 
@@ -63,8 +64,6 @@ STATS = frozenset(
 )
 # Functional forms that go by another name.
 FUNCTIONAL = {"aten.normal_": "aten.normal_functional"}
-# Sizes that depend on data, although nothing in the schema says so.
-SIZED_BY_DATA = frozenset({"aten._pack_padded_sequence", "aten._embedding_bag"})
 
 
 def graph_name(func: Any) -> str:
@@ -102,11 +101,8 @@ def _analyse(func: Any) -> Facts:
         return Facts(name, Does.NOTHING)
     if name in STATS:
         return Facts(name, Does.STATS)
-    if name in SIZED_BY_DATA or (
-        torch.Tag.dynamic_output_shape in tags and not name.startswith("aten.index.Tensor")
-    ):
-        why = ("data-dependent", f"the size of {name}'s result depends on values")
-        return Facts(name, Does.REFUSE, why=why)
+    if name == "aten.equal":
+        return Facts(name, Does.COMPARE)
     if torch.Tag.data_dependent_output in tags:
         why = ("data-dependent", f"Python gets a value from {name}")
         return Facts(name, Does.REFUSE, why=why)

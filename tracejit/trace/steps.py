@@ -26,6 +26,7 @@ from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
 from tracejit.trace.storages import Alias, Storages
 
+MOST_LISTED = 32  # numbers that tolist() may give Python, each compared at every call
 Step = Generator[None, Any, None]
 
 
@@ -71,13 +72,30 @@ class Steps:
 
     def compute(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """New tensors."""
-        if facts.name == "aten.index.Tensor" and _has_mask(args[1]):
-            raise Refused("data-dependent", "the size of x[mask] depends on the mask")
         if facts.name == "aten.as_strided_scatter":
             self.check_places(args, kwargs)
         call = self.call(facts.name, args, kwargs)
+        if facts.name == "aten.index.Tensor":
+            call.args = (call.args[0], self.numbered(call.args[1], args[1]), *call.args[2:])
         result = yield
         self.define(call, _tensors(result), facts)
+
+    def numbered(self, indices: Arg, tensors: Any) -> Arg:
+        """Indices with numbers in place of masks: the places where a mask holds, a column for each
+        of its dimensions. How many there are is guarded."""
+        found: list[Arg] = []
+        assert isinstance(indices, tuple)
+        for value, tensor in zip(indices, tensors, strict=True):
+            if tensor is None or tensor.dtype not in (torch.bool, torch.uint8):
+                found.append(value)
+                continue
+            sizes = (int(tensor.count_nonzero()), tensor.dim())
+            meta = ("i64", sizes, (1, sizes[0]), str(tensor.device))
+            places = self.graph.add("aten.nonzero", (value,), {}, [meta], self.origin()).out
+            found += [
+                self.storages.add("aten.select.int", (places, 1, d), {}) for d in range(sizes[1])
+            ]
+        return tuple(found)
 
     def check_places(self, args: Any, kwargs: Any) -> None:
         """Strides count in memory; the graph knows places in a contiguous tensor only."""
@@ -257,6 +275,31 @@ class Steps:
             raise Refused("data-dependent", f"Python got the number {number}")
         self.graph.add("tj.expect", (value, number), None, (), self.origin())
 
+    def compare(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """`torch.equal(x, y)`: the program is right for this outcome only."""
+        x, y = (self.values(tensor) for tensor in args[:2])
+        outcome = yield
+        if args[0].shape == args[1].shape:
+            equal = self.storages.add("aten.eq.Tensor", (x, y), {})
+            every = self.storages.add("aten.all", (equal,), {})
+            self.graph.add("tj.expect", (every, outcome), None, (), self.origin())
+
+    def listed(self, tensor: torch.Tensor) -> None:
+        """`x.tolist()`: from here on the program is right for these numbers only."""
+        if tensor.numel() > MOST_LISTED:
+            raise Refused("data-dependent", f"tolist of {tensor.numel()} numbers")
+        value = self.storages.read(self.storages.find(tensor))
+        if value.sizes:
+            value = self.storages.add("aten.reshape", (value, (tensor.numel(),)), {})
+        numbers = tensor.detach().flatten().tolist()
+        for place, number in enumerate(numbers):
+            if isinstance(number, complex) or number != number:
+                raise Refused("data-dependent", f"Python got the number {number}")
+            one = value
+            if value.sizes:
+                one = self.storages.add("aten.select.int", (value, 0, place), {})
+            self.graph.add("tj.expect", (one, number), None, (), self.origin())
+
     def nothing(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         yield
 
@@ -275,6 +318,7 @@ _STEPS: dict[Does, Callable[..., Any]] = {
     Does.STATS: Steps.stats,
     Does.RESHAPE: Steps.reshape,
     Does.READ: Steps.read,
+    Does.COMPARE: Steps.compare,
     Does.NOTHING: Steps.nothing,
     Does.REFUSE: Steps.give_up,
 }
@@ -308,7 +352,3 @@ def _tensors(result: Any) -> list[torch.Tensor]:
 def _has_offset(args: Any, kwargs: Any) -> bool:
     """Whether as_strided is told where to begin, from the start of the memory."""
     return any(offset is not None for offset in (*args[3:], kwargs.get("storage_offset")))
-
-
-def _has_mask(indices: Any) -> bool:
-    return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
