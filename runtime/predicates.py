@@ -114,6 +114,7 @@ PREDICATES: dict[str, Predicate] = {
     "container": _container,
     "kwargs": _kwargs,
     "length": lambda value, expected, values: len(value) == expected,
+    "generator": lambda value, expected, values: value is torch.default_generator,
     "empty": lambda value, expected, values: value is not MISSING and not value,
     "tensor": _tensor,
     "same": lambda value, expected, values: value is values[expected],
@@ -168,6 +169,8 @@ def _expected_words(check: str, expected: Any) -> str:
         return f"a {expected[0].partition(':')[2]} of {size}"
     if check in ("absent", "empty"):
         return check
+    if check == "generator":
+        return "torch's default generator"
     name = expected[0] if isinstance(expected, list) else expected
     return str(name).removeprefix("builtins:") if check not in ("any", "exists") else "present"
 

@@ -395,6 +395,16 @@ def jit_tracing() -> bool:
     return mode_probes()[3]() is not None
 
 
+def is_default(generator: torch.Generator) -> bool:
+    """Whether this is the CPU's default generator, by `torch.Generator._cdata` (torch 1.9 … 2.13):
+    C++ hands it to Python as one object or another.
+
+    Without it: a call that is given the default generator by name runs eagerly.
+    """
+    one, other = (getattr(each, "_cdata", each) for each in (generator, torch.default_generator))
+    return bool(one == other)
+
+
 def dispatch_mode() -> Any:
     """`torch.utils._python_dispatch.TorchDispatchMode` (torch 1.13 … 2.13), the recorder's base.
 

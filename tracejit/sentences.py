@@ -111,6 +111,7 @@ _SENTENCES: dict[str, Callable[[str, Any], str]] = {
     "kwargs": keywords,
     "length": lambda path, expected: f"{path} has length {expected}",
     "empty": lambda path, expected: f"{path} is empty",
+    "generator": lambda path, expected: f"{path} is torch's default generator",
     "tensor": tensor,
     "is": lambda path, expected: f"{path} is the very object that was there ({_a(expected)})",
 }

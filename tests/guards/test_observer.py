@@ -213,7 +213,6 @@ IMPURE: dict[str, tuple[Callable[[], Any], str]] = {
     "log": (lambda: log.error("x"), "time"),
     "write": (lambda: sys.stdout.write(""), "write"),
     "exec": (lambda: exec("1"), "builtins.exec"),
-    "tolist": (lambda: torch.zeros(2).tolist(), "Tensor.tolist"),
     "numpy": (lambda: torch.zeros(2).numpy(), "Tensor.numpy"),
 }
 

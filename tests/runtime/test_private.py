@@ -101,3 +101,17 @@ def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     del module  # with the library that it came from
     monkeypatch.setattr(ffi, "lib", types.SimpleNamespace(LLVMPY_Other=max))  # has no _cfn
     assert find("LLVMPY_Other") is max
+
+
+def test_the_default_generator() -> None:
+    seen = []
+
+    class Mode(private.dispatch_mode()):  # type: ignore[misc]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(private.is_default(kwargs["generator"]))
+            return func(*args, **kwargs)
+
+    with Mode():
+        torch.rand(3, generator=torch.default_generator)
+        torch.rand(3, generator=torch.Generator())
+    assert seen == [True, False]

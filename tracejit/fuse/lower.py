@@ -298,6 +298,8 @@ class Body:
         element = self.value(source, where_in)
         assert row.accumulate is not None
         element = cast(element, row.accumulate(node))
+        if numel(columns) == 1 and row.reduction == "sum" and element.dtype.startswith("f"):
+            element = make("add", element, const(0.0, element.dtype))  # a sum begins at 0: no -0.0
         if kind is Kind.SCAN:
             return cast(make("scan", element, arg=row.reduction), out.dtype)
         dtype = "i64" if row.reduction in ("argmax", "argmin") else element.dtype

@@ -9,7 +9,7 @@ exist only for backward; a program that uses one is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ Rule = Callable[
 
 def canonical(call: Call) -> Call:
     """The device-neutral form of a call."""
+    if call.op.endswith("generator") and "generator" not in call.kwargs:  # the default one
+        call = replace(call, op=call.op.removesuffix("generator").rstrip("._"))
     rule = RULES.get(call.op)
     found = rule(*call.args, **call.kwargs) if rule is not None else None
     return found or call

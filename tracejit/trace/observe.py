@@ -92,8 +92,11 @@ class Observer:
             self.reach.child(self.root, "self", None, fn.__self__)
             self.reach.child(self.root, "func", None, fn.__func__)
         elif isinstance(fn, functools.partial):
-            for step in ("func", "args", "keywords"):
-                self.reach.child(self.root, f"partial{step}", None, getattr(fn, step))
+            self.reach.child(self.root, "partialfunc", None, fn.func)
+            for step, items in (("args", enumerate(fn.args)), ("keywords", fn.keywords.items())):
+                held = self.reach.child(self.root, f"partial{step}", None, getattr(fn, step))
+                for key, value in items:
+                    self.reach.child(held, "item", key, value)
         top = tree.add(Node(-1, "args", None, "length", len(args)), args)
         for position, value in enumerate(args):
             self.reach.child(top, "item", position, value)

@@ -69,6 +69,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
         self.refused: Reason | None = None
         self.calls = 0
+        self.aside = False  # what torch is asked now is none of the call's
         self.given = _given(fn, args, kwargs)
 
     @contextmanager
@@ -89,10 +90,13 @@ class Recorder(Mode):  # type: ignore[misc]
     def listed(self, tensor: torch.Tensor) -> None:
         """Python is about to get a tensor's numbers."""
         if self.refused is None:
+            self.aside = True
             try:
                 self.steps.listed(tensor)
             except Exception as error:
                 self._failed(error)
+            finally:
+                self.aside = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -103,9 +107,9 @@ class Recorder(Mode):  # type: ignore[misc]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.calls += 1
-        if self.refused is not None:
+        if self.refused is not None or self.aside:
             return func(*args, **kwargs)
+        self.calls += 1
         profile = sys.getprofile()
         sys.setprofile(None)
         try:

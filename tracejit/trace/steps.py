@@ -19,6 +19,7 @@ from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Arg, Graph, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
+from tracejit.runtime import private
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
 from tracejit.trace.constants import Watch, contents, from_subscript, listed
 from tracejit.trace.descent import described
@@ -54,6 +55,10 @@ class Steps:
             return self.storages.read(self.storages.find(tree))
         if isinstance(tree, (list, tuple)):
             return tuple([self.values(item) for item in tree])
+        if kind is torch.Generator:
+            if private.is_default(tree):
+                return None  # whom a call draws from that names none; the guards say so too
+            raise Refused("random", "random numbers are drawn from a generator of the caller's own")
         raise Refused("op", f"an argument of type {kind.__name__}")
 
     def call(self, name: str, args: Any, kwargs: dict[str, Any]) -> Call:
@@ -72,6 +77,8 @@ class Steps:
 
     def compute(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """New tensors."""
+        if _is_filled(facts.name):
+            raise Refused("op", "memory without values, which a deterministic mode fills with NaN")
         if facts.name == "aten.as_strided_scatter":
             self.check_places(args, kwargs)
         call = self.call(facts.name, args, kwargs)
@@ -347,6 +354,15 @@ def _tensors(result: Any) -> list[torch.Tensor]:
     if result is None:
         return []
     raise Refused("op", f"a result of type {type(result).__name__}")
+
+
+def _is_filled(name: str) -> bool:
+    """Whether an op leaves memory unwritten that torch writes to just now."""
+    return (
+        name.startswith(("aten.empty", "aten.new_empty"))
+        and torch.are_deterministic_algorithms_enabled()
+        and getattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    )
 
 
 def _has_offset(args: Any, kwargs: Any) -> bool:

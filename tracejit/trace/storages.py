@@ -120,9 +120,9 @@ class Storages:
         not have.
         """
         dtype = NAME.get(tensor.dtype)
-        if dtype is None or tensor.layout is not torch.strided:
-            raise Refused("tensor", f"a tensor of {tensor.dtype}, {tensor.layout}")
         where = tensor.device
+        if dtype is None or tensor.layout is not torch.strided or where.type == "meta":
+            raise Refused("tensor", f"a tensor of {tensor.dtype}, {tensor.layout} on {where}")
         device = self._devices.get(where)
         if device is None:
             device = self._devices[where] = str(where)

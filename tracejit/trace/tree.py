@@ -46,6 +46,8 @@ def predicate_of(value: Any) -> tuple[str, Any]:
         return "class", name_of(value)
     if isinstance(value, ModuleType):
         return "pymodule", value.__name__
+    if value is torch.default_generator:
+        return "generator", None
     if isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
         return "container", container_meta(value)
     if isinstance(value, _C_FUNCTIONS):
