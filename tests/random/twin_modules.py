@@ -31,6 +31,9 @@ class Config:
         self.how: Any = "add"
         self.extra = {"bias": 0.5, "list": [1.0, 2.0]}
 
+    def __repr__(self) -> str:
+        return "Config()"
+
 
 @dataclass
 class Settings:

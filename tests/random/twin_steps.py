@@ -591,7 +591,9 @@ class Twins:
     def tolerance(self, view: View, inexact: bool) -> float:
         """How far numbers may be apart that were rounded on the way, to the coarsest type that is
         there."""
-        if inexact or any(getattr(m, "inside", "") == "autocast" for m in self.eager.module.modules()):
+        if inexact or any(
+            getattr(m, "inside", "") == "autocast" for m in self.eager.module.modules()
+        ):
             return TOLERANCE[torch.bfloat16]
         return max((TOLERANCE.get(t.dtype, 0.0) for _, t in view.tensors), default=0.0)
 
@@ -600,7 +602,7 @@ class Twins:
 
     def program(self) -> str:
         """The steps as a program that can be run."""
-        return program(self.spec, self.log)
+        return program([(self.spec, self.log)])
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
@@ -622,8 +624,8 @@ def equalise(expected: View, found: View) -> None:
         b.untyped_storage().copy_(a.untyped_storage())
 
 
-def program(spec: Spec, steps: list[tuple[Any, ...]]) -> str:
-    """Steps as a program that can be run."""
+def program(pairs: list[tuple[Spec, list[tuple[Any, ...]]]]) -> str:
+    """Steps of pairs of twins as a program that can be run."""
     lines = [
         "import os, tempfile",
         'os.environ["TRACEJIT_CACHE_DIR"] = tempfile.mkdtemp()',
@@ -632,10 +634,18 @@ def program(spec: Spec, steps: list[tuple[Any, ...]]) -> str:
         "from tests.random.twin_steps import Earlier, Fresh, Part, Twins",
         "",
         "torch.set_num_threads(1)",
-        f"twins = Twins({spec})",
-        *(f"twins.do({', '.join(map(repr, step))})" for step in steps),
     ]
+    for spec, steps in pairs:
+        lines += ["", f"twins = Twins({spec})"]
+        lines += [f"twins.do({', '.join(map(written, step))})" for step in steps]
     return "\n".join(lines)
+
+
+def written(value: Any) -> str:
+    """A value of a step as Python text."""
+    if callable(value):
+        return f"torch.nn.functional.{value.__name__}"
+    return str(value) if isinstance(value, Mode) else repr(value)
 
 
 RAN = [0]  # calls that ran a compiled plan to its end
