@@ -96,7 +96,7 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "all": lambda t: t[:],
     "detached": lambda t: t.detach(),
     "transposed": lambda t: t.t(),
-    "base": lambda t: t if t._base is None else t._base[: len(t)],
+    "start": lambda t: t.as_strided(t.shape, t.stride(), 0),
     "row": lambda t: t[0],
 }
 
