@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -396,6 +397,145 @@ def tanh(x: Any) -> Any:
     return torch.tanh(x)
 
 
+class Asks(nn.Module):
+    """What is asked of a tensor or of torch decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks = "contiguous"
+
+    def forward(self, x: Any) -> Any:
+        answers = {
+            "contiguous": x.is_contiguous,
+            "stride": lambda: x.stride(-1) > 1,
+            "grad": lambda: x.requires_grad,
+            "enabled": torch.is_grad_enabled,
+            "inference": torch.is_inference_mode_enabled,
+            "autocast": lambda: torch.is_autocast_enabled("cpu"),
+            "default": lambda: torch.get_default_dtype() == torch.float64,
+            "leaf": lambda: x.is_leaf,
+            "view": lambda: x.size(0) == 1,
+        }
+        return x + 1 if answers[self.asks]() else x * 0.5
+
+
+class Walks(nn.Module):
+    """All parameters, buffers and modules are walked over."""
+
+    total: Any = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Identity(), Counter()])
+
+    def forward(self, x: Any) -> Any:
+        for parameter in self.parameters():
+            x = x + parameter.sum() * 0.25
+        x = x * sum(isinstance(m, nn.Linear) for m in self.modules())
+        x = x + sum(b.sum() for _, b in self.named_buffers()) + self.total
+        return sum(layer(x) for layer in reversed(self.layers))
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"Slots({self.value})"
+
+
+class Objects(nn.Module):
+    """Other kinds of containers and objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.couple, self.slots = Pair(1.0, 2.0), Slots(0.5)
+        self.names, self.kinds = {"b": 1.0, "a": 2.0}, frozenset({"a"})
+        self.part = functools.partial(defaults, shift=0.25)
+
+    def forward(self, x: Any) -> Any:
+        x = self.part(x) * self.couple.a + self.slots.value
+        for number, name in enumerate(sorted(self.names)):
+            x = x * self.names[name] + number
+        for value in self.names.values():
+            x = x * 0.5 + value
+        return -x if "a" in self.kinds else x
+
+
+class Overlap(nn.Module):
+    """Two buffers share memory; one is written to, then the other read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = torch.zeros(3 * WIDTH)
+        self.register_buffer("a", base[: 2 * WIDTH])
+        self.register_buffer("b", base[WIDTH:])
+
+    def forward(self, x: Any) -> Any:
+        self.a.add_(1)
+        x = x + self.b[:WIDTH]
+        self.b[:WIDTH].mul_(0.5)
+        return x + self.a[-WIDTH:]
+
+
+class Raises(nn.Module):
+    """Some values are an error, after a write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("tries", torch.zeros(()))
+        self.limit = 1.8
+
+    def forward(self, x: Any) -> Any:
+        self.tries += 1
+        if x.dtype.itemsize > 2 and x.numel() and x.amax() > self.limit:
+            raise ValueError(f"too large for {self.limit}")
+        self.tries += 1
+        return x * 0.5
+
+
+class While(nn.Module):
+    """The values decide how often; what is chosen has a size of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit, self.selects = 0.937, False
+
+    def forward(self, x: Any) -> Any:
+        if x.dtype.itemsize <= 2 or not x.numel():
+            return x
+        for _ in range(3):
+            if not x.abs().amax() > self.limit:
+                break
+            x = x * 0.5
+        if self.selects:
+            x = x + x[x > self.limit - 0.7].sum()
+        return x
+
+
+class Tallies(nn.Module):
+    """Integers and booleans are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(WIDTH, dtype=torch.bool))
+        self.register_buffer("wraps", torch.full((), 250, dtype=torch.uint8))
+        self.register_buffer("hits", torch.zeros(3, dtype=torch.int64))
+
+    def forward(self, x: Any) -> Any:
+        self.wraps += 2
+        self.hits.index_add_(0, torch.tensor([0, 2, 0]), torch.ones(3, dtype=torch.int64))
+        self.seen.logical_xor_(self.hits[0] % 4 == 0)
+        return torch.where(self.seen, x, -x) + self.wraps * 0.25 - self.hits[-1] // 3
+
+
 class Calls(nn.Module):
     """A function is an attribute."""
 
@@ -420,6 +560,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
         for cls in (
             *(Plain, Outer, Counter, Average, Cache, Grows, Steps, Keeps, Branch, Number, Drop),
             *(Skips, Conv, Embed, Writes, Tries, Modes, Many, Reaches, Calls),
+            *(Asks, Walks, Objects, Overlap, Raises, While, Tallies),
         )
     },
 }
@@ -447,10 +588,16 @@ class Net(nn.Module):
             x = self.blocks[name](x)
         if y is not None:
             x = self.second(x, y, mode)
+            if mode == "is":
+                x = x * (2 if y is given else 3 if y is self.last else 4)
         return self.end(x * self.scale * scale if self.scale != 1.0 else x, given, mode)
 
     def second(self, x: Any, y: Any, mode: Any) -> Any:
         """Use of the second argument."""
+        if isinstance(y, list):
+            y = y[0] + len(y) if mode != "write" else y[-1].add_(1)
+        elif isinstance(y, dict):
+            y = y["y"]
         if mode == "write":
             y.add_(x)
         elif mode == "write first":

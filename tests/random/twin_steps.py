@@ -88,6 +88,21 @@ class Part:
     view: str = "same"
 
 
+@dataclass(frozen=True)
+class State:
+    """A parameter or a buffer."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Within:
+    """Arguments in a list, or one in a dict."""
+
+    kind: str
+    items: tuple[Any, ...]
+
+
 VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "same": lambda t: t,
     "first": lambda t: t[:1],
@@ -162,6 +177,8 @@ def outside(what: str, value: Any) -> None:
         made.Residual.forward = (  # type: ignore[method-assign]
             changed_residual if value else ORIGINAL[2]
         )
+    elif what == "total":
+        made.Walks.total = value
     elif what == "dtype":
         torch.set_default_dtype(getattr(torch, value))
     elif what == "deterministic":
@@ -172,7 +189,13 @@ def restore() -> None:
     """Undo all that `outside` can do."""
     for what, value in (
         *(("factor", 2.0), ("closure", 2.0), ("default", 0.5), ("keyword default", 2.0)),
-        *(("mix", False), ("second", False), ("residual", False), ("dtype", "float32")),
+        *(
+            ("mix", False),
+            ("second", False),
+            ("residual", False),
+            ("total", 0.5),
+            ("dtype", "float32"),
+        ),
         ("deterministic", False),
     ):
         outside(what, value)
@@ -236,6 +259,11 @@ class Twin:
             return VIEWS[given.view](found)
         if isinstance(given, Part):
             return VIEWS[given.view](first)
+        if isinstance(given, State):
+            return self.find(given.path)
+        if isinstance(given, Within):
+            every = [self.tensor(each, first) for each in given.items]
+            return every if given.kind == "list" else {"y": every[0]}
         return self.value(given)
 
     # Steps
@@ -450,6 +478,10 @@ class View:
             self.words.append((place, len(value)))
             for index, each in enumerate(value):
                 self.see(f"{place}[{index}]", each)
+        elif isinstance(value, frozenset):
+            self.words.append((place, sorted(value)))
+        elif isinstance(value, made.Slots):
+            self.see(f"{place}.value", value.value)
         elif isinstance(value, dict):
             self.words.append((place, [repr(key) for key in value]))
             for key, each in value.items():
@@ -627,11 +659,11 @@ def equalise(expected: View, found: View) -> None:
 def program(pairs: list[tuple[Spec, list[tuple[Any, ...]]]]) -> str:
     """Steps of pairs of twins as a program that can be run."""
     lines = [
-        "import os, tempfile",
+        "import functools, os, tempfile",
         'os.environ["TRACEJIT_CACHE_DIR"] = tempfile.mkdtemp()',
         "import torch",
-        "from tests.random.twin_modules import Config, Mode, Settings, Spec",
-        "from tests.random.twin_steps import Earlier, Fresh, Part, Twins",
+        "from tests.random.twin_modules import Config, Mode, Pair, Settings, Slots, Spec, defaults",
+        "from tests.random.twin_steps import Earlier, Fresh, Part, State, Twins, Within",
         "",
         "torch.set_num_threads(1)",
     ]
@@ -643,6 +675,8 @@ def program(pairs: list[tuple[Spec, list[tuple[Any, ...]]]]) -> str:
 
 def written(value: Any) -> str:
     """A value of a step as Python text."""
+    if isinstance(value, functools.partial):
+        return f"functools.partial(defaults, **{value.keywords})"
     if callable(value):
         return f"torch.nn.functional.{value.__name__}"
     return str(value) if isinstance(value, Mode) else repr(value)

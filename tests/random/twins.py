@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -23,7 +24,17 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from torch import nn
 
-from tests.random.twin_modules import BLOCKS, ENDINGS, Config, Mode, Settings, Spec
+from tests.random.twin_modules import (
+    BLOCKS,
+    ENDINGS,
+    Config,
+    Mode,
+    Pair,
+    Settings,
+    Slots,
+    Spec,
+    defaults,
+)
 from tests.random.twin_steps import (
     CONTEXTS,
     VIEWS,
@@ -31,8 +42,10 @@ from tests.random.twin_steps import (
     Earlier,
     Fresh,
     Part,
+    State,
     Tally,
     Twins,
+    Within,
     counting_plans,
     program,
 )
@@ -45,7 +58,7 @@ SHRINKING = 20.0  # seconds to look for fewer steps
 SIZES = [(2, 4), (2, 4), (3, 4), (1, 4), (4, 4), (0, 4), (2, 2, 4), (4,), (2, 3)]
 DTYPES = ["float32"] * 5 + ["float64", "bfloat16", "int64"]
 LAYOUTS = ["plain", "plain", "transposed", "sliced", "step", "expanded"]
-MODES = [None, None, "write", "write first", Mode.MUL, Mode.ADD, (2.0, 1), (0.5, 1)]
+MODES = [None, None, "is", "write", "write first", Mode.MUL, Mode.ADD, (2.0, 1), (0.5, 1)]
 NUMBERS = [1.0, 2.0, 0.5, 3, True, -1.0]
 FLAGS = [True, False]
 WORDS: dict[str, list[Any]] = {
@@ -72,6 +85,16 @@ WORDS: dict[str, list[Any]] = {
     "name": ["one", "two", "three"],
     "later": [0.5, 1.5, Fresh((4,))],
     "act": [torch.relu, torch.tanh, nn.functional.gelu, nn.functional.silu],
+    "asks": [
+        *("contiguous", "stride", "grad", "enabled", "inference", "autocast", "default"),
+        *("leaf", "view"),
+    ],
+    "couple": [Pair(1.0, 2.0), Pair(2.0, 1.0), (1.0, 2.0)],
+    "slots": [Slots(0.5), Slots(1.5)],
+    "value": NUMBERS,
+    "kinds": [frozenset({"a"}), frozenset({"b"}), frozenset()],
+    "part": [functools.partial(defaults, shift=0.25), functools.partial(defaults, scale=3.0)],
+    "selects": FLAGS,
     "p": [0.0, 0.5, 0.9],
     "eps": [0.1, 0.5],
     "momentum": [0.1, 0.5],
@@ -83,6 +106,7 @@ LISTS: dict[str, list[tuple[Any, ...]]] = {
     "active": [("append", "a"), ("pop",), ("reverse",), ("append", "b")],
     "factors": [("update", {"one": 0.5}), ("update", {"one": 1.0}), ("pop", "two")],
     "held": [("reverse",), ("append", 1.0), ("__setitem__", 0, Fresh((4,))), ("pop",)],
+    "names": [("update", {"a": 3.0}), ("pop", "a"), ("update", {"c": 1.0, "a": 1.0})],
     "named": [("update", {"y": 1.5}), ("update", {"z": Fresh(())}), ("pop", "y")],
     "log": [("append", 1), ("clear",)],
     "memo": [("update", {1: 2}), ("clear",)],
@@ -103,6 +127,7 @@ OUTSIDE: list[tuple[str, list[Any]]] = [
     ("mix", FLAGS),
     ("second", FLAGS),
     ("residual", FLAGS),
+    ("total", NUMBERS),
     ("dtype", ["float32", "float64", "float32"]),
     ("deterministic", FLAGS),
 ]
@@ -128,6 +153,8 @@ def attributes(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
         yield f"{path}{name}", each
         if isinstance(each, (Config, Settings)):
             yield from attributes(each, f"{path}{name}.")
+        elif isinstance(each, Slots):
+            yield f"{path}{name}.value", each.value
 
 
 class Machine(RuleBasedStateMachine):
@@ -183,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         sizes=st.sampled_from(SIZES),
         dtype=st.sampled_from(DTYPES),
         layout=st.sampled_from(LAYOUTS),
-        second=st.sampled_from([None, None, None, 2.0, "tensor", *VIEWS]),
+        second=st.sampled_from([None, None, None, 2.0, "tensor", "list", "dict", *VIEWS]),
         mode=st.sampled_from(MODES),
         scale=st.sampled_from([1.0, 1.0, 1.0, 2.0, 3]),
         context=st.sampled_from(["", "", *CONTEXTS]),
@@ -199,8 +226,11 @@ class Machine(RuleBasedStateMachine):
         context: str,
     ) -> None:
         x = Fresh(sizes, dtype, layout, self.fresh_seed)
+        other = Fresh(sizes, dtype, "plain", self.fresh_seed + 500)
         if second == "tensor":
-            y: Any = Fresh(sizes, dtype, "plain", self.fresh_seed + 500)
+            y: Any = other
+        elif second in ("list", "dict"):
+            y = Within(second, (other, Part()))
         else:
             y = Part(second) if isinstance(second, str) else second
         self.call(x, y, mode, scale, context)
@@ -235,6 +265,25 @@ class Machine(RuleBasedStateMachine):
     def earlier(self, first: int, view: str, second: Any, other: str, mode: Any) -> None:
         y: Any = Part(other) if second == "part" else second
         self.call(Earlier(first, view), Earlier(y, other) if isinstance(y, int) else y, mode)
+
+    @rule(
+        number=numbers,
+        other=numbers,
+        second=st.sampled_from([None, "state", "part", "earlier"]),
+        mode=st.sampled_from(MODES),
+    )
+    def state(self, number: int, other: int, second: Any, mode: Any) -> None:
+        """A parameter or a buffer is an argument."""
+        module = self.twins.eager.module
+        rows = [n for n, t in [*module.named_parameters(), *module.named_buffers()] if t.ndim > 1]
+        x = State(pick(rows, number))
+        others: dict[Any, Any] = {
+            None: None,
+            "state": State(pick(rows, other)),
+            "part": Part(pick(VIEWS, other)),
+            "earlier": Earlier(other),
+        }
+        self.call(x, others[second], mode)
 
     # Changes
 
