@@ -491,7 +491,7 @@ class Raises(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("tries", torch.zeros(()))
-        self.limit = 1.8
+        self.limit = 3.0
 
     def forward(self, x: Any) -> Any:
         self.tries += 1

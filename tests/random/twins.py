@@ -27,6 +27,7 @@ from torch import nn
 from tests.random.twin_modules import (
     BLOCKS,
     ENDINGS,
+    WIDTH,
     Config,
     Mode,
     Pair,
@@ -225,6 +226,10 @@ class Machine(RuleBasedStateMachine):
         scale: Any,
         context: str,
     ) -> None:
+        if second == "transposed":
+            sizes = (WIDTH, WIDTH)
+        if second == 2.0 and isinstance(mode, str):
+            mode = None
         x = Fresh(sizes, dtype, layout, self.fresh_seed)
         other = Fresh(sizes, dtype, "plain", self.fresh_seed + 500)
         if second == "tensor":
@@ -275,7 +280,10 @@ class Machine(RuleBasedStateMachine):
     def state(self, number: int, other: int, second: Any, mode: Any) -> None:
         """A parameter or a buffer is an argument."""
         module = self.twins.eager.module
-        rows = [n for n, t in [*module.named_parameters(), *module.named_buffers()] if t.ndim > 1]
+        every = [*module.named_parameters(), *module.named_buffers()]
+        rows = [n for n, t in every if t.ndim == 2 and t.shape[1] == WIDTH]
+        if not rows:
+            return
         x = State(pick(rows, number))
         others: dict[Any, Any] = {
             None: None,
