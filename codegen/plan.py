@@ -40,6 +40,7 @@ from tracejit.ir.dtypes import NAME, TORCH, itemsize
 from tracejit.ir.execute import draws, sized_by_data
 from tracejit.ir.graph import Origin
 from tracejit.runtime import hugepages
+from tracejit.runtime.constants import encode
 from tracejit.runtime.externs import resolve
 
 # Names that runtime.plan binds, beside kernels and library calls: a variable of that name gets
@@ -117,6 +118,7 @@ def render(
         "allocators": writer.names.allocators,
         "kept": [[s.sizes, s.strides, s.dtype] for s in memory.kept.values()],
         "variables": writer.variables(),
+        "decisions": writer.decisions,
         "draws": writer.draws_before_leaving(),
         "writes": len(program.writes) + len(program.direct),
         "launches": sum(isinstance(s, RunKernel) for s in program.steps),
@@ -145,6 +147,7 @@ class _Writer:
         self.spelled: dict[str, str] = {}  # variable -> its name in the text
         self.taken = set(RESERVED) | set(kernel_names.values())
         self.lines: list[str] = []
+        self.decisions: list[list[Any]] = []  # what the data decided: the line, and the outcome
         self.place = ""
         self.read = {name for step in program.steps for name in reads(step)} | set(results(program))
 
@@ -215,8 +218,8 @@ class _Writer:
             )
         elif isinstance(step, Expect):
             self.comment(step.origin)
-            number = self.spell(step.number)
-            self.line(f"expect({self.use(step.name)}, {number}, {place(step.origin)!r})")
+            where = self.decision(step.origin, encode(step.number))
+            self.line(f"expect({self.use(step.name)}, {self.spell(step.number)}, {where})")
         elif isinstance(step, CheckIndex):
             self.comment(step.origin)
             low = -step.size if step.wrap else 0
@@ -225,6 +228,11 @@ class _Writer:
             )
         else:
             raise ValueError(f"a plan has no step {step!r}")
+
+    def decision(self, origin: Origin, outcome: Any) -> str:
+        """Note what the data decided when it was recorded; the last arguments of the check."""
+        self.decisions.append([place(origin), outcome])
+        return f"{place(origin)!r}, {len(self.decisions) - 1}"
 
     def kernel(self, step: RunKernel) -> None:
         self.comment(*step.origins)
@@ -263,17 +271,21 @@ class _Writer:
         call = f"{self.names.extern(step.op)}({', '.join(parts)})"
         outs = [self.define(slot) for slot in step.outs]
         counts = sized_by_data(step.op)
-        where = f", {place(step.origin)!r}" if counts else ""
         if len(outs) == 1 and _gives_one_tensor(step.op):
             (slot,) = step.outs
-            self.line(f"{outs[0]} = laid_out({call}, {slot.sizes}, {slot.strides}{where})")
+            self.line(f"{outs[0]} = {self.laid_out(call, slot, counts, step.origin)}")
         elif outs:
             self.line(f"({', '.join(outs)},) = tensors({call})")
             for name, slot in zip(outs, step.outs, strict=True):
                 if counts or slot.name in self.read:
-                    self.line(f"{name} = laid_out({name}, {slot.sizes}, {slot.strides}{where})")
+                    self.line(f"{name} = {self.laid_out(name, slot, counts, step.origin)}")
         else:
             self.line(call)
+
+    def laid_out(self, value: str, slot: Slot, counts: bool, origin: Origin) -> str:
+        """A library call's result as it was recorded; with `counts` the data decided its sizes."""
+        where = f", {self.decision(origin, list(slot.sizes))}" if counts else ""
+        return f"laid_out({value}, {slot.sizes}, {slot.strides}{where})"
 
     def spell(self, value: Any) -> str:
         """A literal or a bound name for one argument."""

@@ -91,6 +91,14 @@ class GuardSet:
         """Whether some guard holds only in this process, so that the set must not be stored."""
         return any(node.step == "ref" or node.check == "is" for node in self.nodes)
 
+    def alike(self, other: GuardSet) -> bool:
+        """Whether two sets hold on the same calls: two branches of one tree."""
+        mine, others = (
+            (each.nodes, each.state, each.packages, each.groups, each.changed)
+            for each in (self, other)
+        )
+        return mine == others
+
     @property
     def inputs(self) -> list[str]:
         """Access paths of the program's inputs, in order."""

@@ -28,12 +28,13 @@ Run = Callable[[Tensors], Tensors]
 
 
 class Leave(Exception):
-    """A number or index computed by the plan differs from the recorded one. Nothing visible was
-    changed."""
+    """A number, size or index computed by the plan differs from the recorded one. Nothing visible
+    was changed. `decision`: which of the manifest's decisions, and what was found."""
 
-    def __init__(self, text: str, where: str = "") -> None:
+    def __init__(self, text: str, where: str = "", decision: tuple[int, Any] | None = None) -> None:
         super().__init__(text)
         self.reason = Reason("left", text, where)
+        self.decision = decision
 
 
 @dataclass(frozen=True)
@@ -188,17 +189,17 @@ def _keeping_random_state(run: Run, cuda: bool) -> Run:
 
 
 def laid_out(
-    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...], where: str = ""
-) -> torch.Tensor:
+    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...],
+    where: str = "", number: int = -1,
+) -> torch.Tensor:  # fmt: skip
     """`tensor`, in the layout that the plan was made for: copied if a library call chose another
-    one here."""
+    one here. `number`: of the decision, if the data decides on the sizes."""
     if tensor.stride() == strides and tensor.shape == sizes:
         return tensor
     if tensor.shape != sizes:
-        text = (
-            f"a library call gave a tensor of sizes {tuple(tensor.size())}, recorded were {sizes}"
-        )
-        raise Leave(text, where)
+        found = tuple(tensor.size())
+        text = f"the size of a library call's result is {found}, recorded was {sizes}"
+        raise Leave(text, where, (number, list(found)))
     if tensor.numel() < 2 or all(
         s == t for s, t, n in zip(tensor.stride(), strides, sizes, strict=True) if n > 1
     ):
@@ -238,15 +239,16 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
     return fresh.copy_(tensor)
 
 
-def expect(tensor: torch.Tensor, number: bool | int | float, where: str) -> None:
-    """Raise Leave unless the one-element tensor holds exactly `number` (a NaN any NaN, zeros with
-    their sign)."""
+def expect(tensor: torch.Tensor, wanted: bool | int | float, where: str, number: int) -> None:
+    """Raise Leave unless the one-element tensor holds exactly what is wanted (a NaN any NaN, zeros
+    with their sign). `number`: of the decision."""
     found = tensor.item()
-    same = found == number and (
-        not isinstance(number, float) or math.copysign(1.0, found) == math.copysign(1.0, number)
+    same = found == wanted and (
+        not isinstance(wanted, float) or math.copysign(1.0, found) == math.copysign(1.0, wanted)
     )
-    if not same and not (found != found and number != number):
-        raise Leave(f"a number computed from data is {found!r}, recorded was {number!r}", where)
+    if not same and not (found != found and wanted != wanted):
+        text = f"a number computed from data is {found!r}, recorded was {wanted!r}"
+        raise Leave(text, where, (number, found))
 
 
 def check_index(tensor: torch.Tensor, low: int, size: int, where: str) -> None:

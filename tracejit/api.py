@@ -118,14 +118,13 @@ def _call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
     dispatcher = self._tracejit_dispatcher
     if _traced_by_dynamo():
         return dispatcher.function(*args, **kwargs)
-    first, left = dispatcher.first, False
+    first, left = dispatcher.first, None
     try:
         found = first.fast(args, kwargs)
         if found is not MISS:
             return found
     except Leave as leave:
-        dispatcher.note(leave.reason)
-        left = True
+        left = leave
     return dispatcher(args, kwargs, first, left)
 
 

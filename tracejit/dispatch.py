@@ -22,6 +22,7 @@ from tracejit.runtime import ambient, cache, forks, log, targets
 from tracejit.runtime.checker import Nobody
 from tracejit.runtime.checktext import MISS
 from tracejit.runtime.config import config
+from tracejit.runtime.constants import encode
 from tracejit.runtime.ending import instead, running
 from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
 from tracejit.runtime.identity import describe, function_key
@@ -55,6 +56,7 @@ class Entry:
     __slots__ = (
         "__weakref__",
         "_run",
+        "because",
         "bound",
         "check",
         "dispatcher",
@@ -63,6 +65,7 @@ class Entry:
         "reason",
         "seconds",
         "source",
+        "tree",
     )
 
     def __init__(
@@ -77,6 +80,10 @@ class Entry:
         self.reason: Reason | None = Reason("pending", "the program is being compiled")
         self.error: BaseException | None = None
         self.source = source  # "recorded" or "disk"
+        self.because: Failure | Reason | None = None  # why the entries before it did not do
+        # Entries with the same guards are the branches of one tree: the first one's number.
+        fellows = (n for n, e in enumerate(dispatcher.entries) if e.guards.alike(guards))
+        self.tree = next(fellows, len(dispatcher.entries))
         self.seconds: dict[str, float] = {}
 
     def become(self, bound: Bound, offline: bool) -> None:
@@ -104,6 +111,21 @@ class Entry:
         else:
             self.check.end(running(run, self.bound.recipe, failed=then))
 
+    @property
+    def decisions(self) -> list[Any]:
+        """What the data decided when the call was recorded, in order: [the line, the outcome]."""
+        found: list[Any] = self.bound.plan.manifest["decisions"] if self.bound is not None else []
+        return found
+
+    def parts_from(self, entry: Entry, decision: tuple[int, Any]) -> bool:
+        """Whether a call that left `entry` at this decision would leave this entry's plan too: one
+        with the same guards, but for another outcome here or before."""
+        number, found = decision
+        mine, others = self.decisions[: number + 1], entry.decisions[:number]
+        return self.tree == entry.tree and (
+            not mine or mine != [*others, [mine[-1][0], encode_number(found)]]
+        )
+
     def fail(self, reason: Reason, error: BaseException | None) -> None:
         """Calls with these guards run eagerly for this reason."""
         self.reason, self.error = reason, error
@@ -121,7 +143,6 @@ class Dispatcher:
         self.once: set[Any] = set()  # signatures of calls that had side effects once
         self.reasons: list[Reason] = []  # fallbacks so far, each once
         self.traces: list[Any] = []  # the program after each stage of the last compilation
-        self.missed: Failure | None = None  # the guard that failed when it was last recorded again
         self.lock = forks.Lock(threading.Lock)  # not reentrant: a nested call runs eagerly
         _all.add(self)
 
@@ -130,11 +151,17 @@ class Dispatcher:
         return describe(self.function)
 
     def __call__(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], first: Any = None, left: bool = False
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        first: Any = None,
+        left: Leave | None = None,
     ) -> Any:
         """Run a call that `first` is not bound to, or whose plan the call left."""
         entries = self.entries
-        over = [first] if left else []  # checks that held, of plans that were left
+        over: set[Any] = set()  # checks of plans that the call left, or would
+        if left is not None:
+            self.branch(entries, first, left, over)
         for closely in (False, True):  # what is bound to the very objects of this call comes first
             if closely and ambient.traced():
                 return self.function(*args, **kwargs)
@@ -145,14 +172,23 @@ class Dispatcher:
                 try:
                     found = check.closely(args, kwargs) if closely else check.fast(args, kwargs)
                 except Leave as leave:
-                    self.note(leave.reason)
-                    over.append(check)
+                    left = leave
+                    self.branch(entries, check, leave, over)
                     continue
                 if found is not MISS:
                     if entry.reason is None and not over:
                         self.first = check
                     return found
-        return self.miss(entries, args, kwargs)
+        return self.miss(entries, args, kwargs, left)
+
+    def branch(self, entries: tuple[Entry, ...], check: Any, left: Leave, over: set[Any]) -> None:
+        """A call left a plan where its data decided otherwise: out with all that decided so."""
+        if left.decision is None:  # no other branch: an index, or memory that two tensors share
+            self.note(left.reason)
+        over.add(check)
+        entry = next((entry for entry in entries if entry.check is check), None)
+        if entry is not None and left.decision is not None:
+            over.update(other.check for other in entries if other.parts_from(entry, left.decision))
 
     def broken(
         self, entry: Entry, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -224,7 +260,13 @@ class Dispatcher:
             raise RanEagerly(name=self.name, reason=reason)
         return self.function(*args, **kwargs)
 
-    def miss(self, seen: tuple[Entry, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def miss(
+        self,
+        seen: tuple[Entry, ...],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        left: Leave | None = None,
+    ) -> Any:
         """None of the entries `seen` fits: look on disk, else record."""
         backend = self.options.backend
         alone = backend == "auto" and targets.only_cpu()
@@ -240,24 +282,31 @@ class Dispatcher:
         if not self.lock.acquire(blocking=False):
             return self.function(*args, **kwargs)  # a call is being recorded: never wait for it
         try:
-            if self.entries is seen and not self.search(choice, args, kwargs):
-                return self.first_call(choice, signature, args, kwargs)
+            if self.entries is seen:
+                because = left.reason if left is not None else self.failed_guard(args, kwargs)
+                if not self.search(choice, args, kwargs):
+                    return self.first_call(choice, signature, because, args, kwargs)
+                self.entries[-1].because = because
         finally:
             self.lock.release()
         return self(args, kwargs)  # there is a new entry
 
     def first_call(
-        self, choice: targets.Choice, signature: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        choice: targets.Choice,
+        signature: Any,
+        because: Failure | Reason | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Record the call (under the lock), unless there are too many entries already."""
         if len(self.entries) >= MOST_ENTRIES or len(self.refused) >= MOST_ENTRIES:
             return self.eagerly(self.too_many(args, kwargs), args, kwargs)
-        self.missed = self.failed_guard(args, kwargs)
-        if self.missed is not None:
-            log.say(log.CACHE, f"{self.name} is recorded again: {self.missed}")
+        if because is not None:
+            log.say(log.CACHE, f"{self.name} is recorded again: {because}")
         from tracejit import firstcall
 
-        return firstcall.record(self, choice, signature, args, kwargs)
+        return firstcall.record(self, choice, signature, because, args, kwargs)
 
     def search(self, choice: targets.Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Make an entry of a stored plan whose guards hold on this call; False if there is none."""
@@ -297,6 +346,11 @@ class Dispatcher:
         return Reason(
             "entries", f"{MOST_ENTRIES} entries exist; in the newest this differs: {failed}"
         )
+
+
+def encode_number(found: Any) -> Any:
+    """A decision's outcome as the manifest has it."""
+    return found if isinstance(found, list) else encode(found)
 
 
 def milliseconds(entry: Entry, what: str) -> str:

@@ -24,10 +24,12 @@ def record(
     dispatcher: Dispatcher,
     choice: Choice,
     signature: Any,
+    because: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Run and record the call, under the dispatcher's lock. Gives the call's own result, or raises
+    """Run and record the call, under the dispatcher's lock; `because` of what none of the entries
+    does. Gives the call's own result, or raises
     its own error."""
     start = time.perf_counter()
     observer = Observer(dispatcher.function, args, kwargs)
@@ -50,6 +52,7 @@ def record(
     check = guards.check or guards.compile(dispatcher.function)
     entry = Entry(dispatcher, guards, check, "recorded")
     entry.seconds.update(seconds)
+    entry.because = because
     log.say(
         log.CACHE,
         f"{dispatcher.name}: recorded {recording.calls} calls in {milliseconds(entry, 'record')}",

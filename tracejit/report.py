@@ -34,10 +34,12 @@ class Trace:
 
 @dataclass(frozen=True)
 class Recompile:
-    """The guard that did not hold, so that another entry was needed. `check` is the guard's (or
-    "state", "version", "sharing", "distinct" for what is no path), `was` what had been recorded,
-    `now` what the call had."""
+    """The guard that did not hold, so that `entry` was needed. `check` is the guard's (or "state",
+    "version", "sharing", "distinct" for what is no path, and "data" where a number computed from
+    data decided otherwise at line `path`), `was` what had been recorded, `now` what the call had.
+    """
 
+    entry: int
     path: str
     check: str
     was: str
@@ -67,6 +69,8 @@ class EntryReport:
     sharing: str = ""  # which inputs share memory, if the program writes to some
     record: str = ""
     graph: str = ""  # as recorded, and after the passes
+    tree: int = -1  # the first entry with the same guards: they differ in what the data decided
+    decisions: list[Any] = field(default_factory=list)  # [the line, the outcome], in order
     hits: int = 0  # processes that found it on disk and started with it
 
     @property
@@ -124,6 +128,8 @@ class EntryReport:
             "ambient": self.ambient,
             "libraries": self.libraries,
             "sharing": self.sharing,
+            "tree": self.tree,
+            "decisions": self.decisions,
             "plan_text": self.plan_text,
             "graph": self.graph,
         }
@@ -137,7 +143,7 @@ class Explanation:
     backend: str
     entries: list[EntryReport]
     fallbacks: list[Reason]
-    recompiled: Recompile | None = None
+    recompiled: list[Recompile] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values, with these keys.
@@ -158,20 +164,18 @@ class Explanation:
                           bytes {read, written, peak, allocated}; stages [{name, seconds}]
           guards          [{path, check, expected, text}]
           ambient         torch's state, guarded as a whole; libraries {name: version}; sharing
+          tree            the number of the first entry with the same guards: its branches differ
+                          in `decisions`, what the data decided: [[line, outcome]], in order
           plan_text       the plan's source; graph: the operations as recorded, and after passes
         fallbacks       calls that ran eagerly: [{kind, text, place, about}]
-        recompiled      why the last entry was needed: {path, check, was, now, text}, or null
+        recompiled      why each further entry was needed: [{entry, path, check, was, now, text}]
         """
         return {
             "name": self.name,
             "backend": self.backend,
             "entries": [entry.to_json() for entry in self.entries],
             "fallbacks": [r.to_json() | {"about": KINDS.get(r.kind, "")} for r in self.fallbacks],
-            "recompiled": (
-                asdict(self.recompiled) | {"text": str(self.recompiled)}
-                if self.recompiled
-                else None
-            ),
+            "recompiled": [asdict(each) | {"text": str(each)} for each in self.recompiled],
         }
 
     def __str__(self) -> str:
@@ -198,18 +202,25 @@ def explain(function: Any, /, *args: Any, **kwargs: Any) -> Explanation:
         dispatcher.options.backend,
         [_entry_report(entry, dispatcher) for entry in dispatcher.entries],
         list(dispatcher.reasons),
-        _recompile(dispatcher),
+        _recompiled(dispatcher),
     )
 
 
-def _recompile(dispatcher: Dispatcher) -> Recompile | None:
-    """Why the last entry was needed."""
-    missed = dispatcher.missed
-    if missed is None:
-        return None
-    sets = [entry.guards for entry in reversed(dispatcher.entries)]
-    checks = (check for found in sets if (check := _check_of(missed, found)))
-    return Recompile(missed.path, next(checks, ""), missed.expected, missed.found)
+def _recompiled(dispatcher: Dispatcher) -> list[Recompile]:
+    """Why each entry after the first was needed."""
+    found = []
+    for number, entry in enumerate(dispatcher.entries):
+        because = entry.because
+        if isinstance(because, Reason):
+            now, _, was = because.text.partition(", recorded was ")
+            now = now.partition(" is ")[2] or now
+            found.append(Recompile(number, because.place, "data", was, now))
+        elif because is not None:
+            sets = [other.guards for other in reversed(dispatcher.entries[:number])]
+            checks = (check for guards in sets if (check := _check_of(because, guards)))
+            check = next(checks, "")
+            found.append(Recompile(number, because.path, check, because.expected, because.found))
+    return found
 
 
 def _check_of(missed: Failure, guards: GuardSet) -> str:
@@ -243,6 +254,8 @@ def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
         plan_text=bound.plan.text,
         kernels=bound.kernels,
         graph=_graph(entry, bound, dispatcher),
+        tree=entry.tree,
+        decisions=entry.decisions,
         hits=cache.shared().store.hits(bound.record),
         **guard_fields(bound.guards),
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tracejit.report import EntryReport, Explanation
 
 MOST_GUARDS = 30  # shown in full, unless all are asked for
+MOST_DECISIONS = 60  # lines of a trace tree
 MOST_NAMED = 4  # places or refusals with the same reason
 
 
@@ -28,11 +29,44 @@ def lines(
     for number, entry in enumerate(found.entries):
         text += ["", f"entry {number}, {entry.source}: {entry.state}"]
         text += _indent(_entry_lines(entry, all_guards, rest))
+    text += _trees(found.entries)
     if found.recompiled:
-        text += ["", f"last specialised again because {found.recompiled}"]
+        text += ["", "compiled again:"]
+        text += [f"  entry {each.entry} because {each}" for each in found.recompiled]
     if found.fallbacks:
         text += ["", "calls that ran eagerly:"]
         text += [f"  {_first_line(reason)}" for reason in found.fallbacks]
+    return text
+
+
+def _trees(entries: list[EntryReport]) -> list[str]:
+    """Entries with the same guards, by what the data decided in them: line by line, outcome by
+    outcome."""
+    text: list[str] = []
+    for tree in dict.fromkeys(entry.tree for entry in entries if entry.decisions):
+        text += ["", "trace tree, by what the data decided:"]
+        branches = [(n, e.decisions) for n, e in enumerate(entries) if e.tree == tree]
+        found = _branches(branches)
+        more = [f"… {len(found) - MOST_DECISIONS} more lines"] * (len(found) > MOST_DECISIONS)
+        text += _indent([*found[:MOST_DECISIONS], *more])
+    return text
+
+
+def _branches(branches: list[tuple[int, list[Any]]]) -> list[str]:
+    """The lines of some branches that have decided alike so far."""
+    text = [f"entry {number}" for number, decisions in branches if not decisions]
+    ahead = [(number, decisions) for number, decisions in branches if decisions]
+    for line in dict.fromkeys(decisions[0][0] for _, decisions in ahead):
+        here = [(number, d) for number, d in ahead if d[0][0] == line]
+        outcomes: dict[str, list[tuple[int, list[Any]]]] = {}
+        for number, decisions in here:
+            outcome = decisions[0][1]
+            words = f"size {tuple(outcome)}" if isinstance(outcome, list) else repr(outcome)
+            outcomes.setdefault(words, []).append((number, decisions[1:]))
+        for words, below in outcomes.items():
+            text.append(f"{line}: {words}")
+            rest = _branches(below)
+            text += rest if len(below) == len(branches) else _indent(rest)
     return text
 
 

@@ -91,7 +91,7 @@ def test_another_shape_is_another_entry_and_says_why() -> None:
     f(torch.randn(4, 40))
     f(torch.randn(4, 41))
     assert entries(f) == ["recorded"] * 2
-    missed = dispatcher_of(f).missed
+    missed = dispatcher_of(f).entries[-1].because
     assert missed is not None
     assert (missed.path, missed.expected, missed.found) == ("x.size(1)", "40", "41")
 
@@ -164,7 +164,7 @@ def test_module_with_changing_state() -> None:
     block.norm.eps = 1.0
     torch.testing.assert_close(f(x), block(x))
     assert len(entries(f)) == 2
-    missed = dispatcher_of(f).missed
+    missed = dispatcher_of(f).entries[-1].because
     assert missed is not None and missed.path == "self.norm.eps" and missed.found == "1.0"
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tracejit
+from tracejit.api import dispatcher_of
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import TracejitWarning
 from tracejit.runtime.guards import GuardSet, Node
@@ -116,12 +117,12 @@ def test_without_a_cache_the_last_compilation_is_known(
 
 def test_why_it_was_specialised_again() -> None:
     compiled = tracejit.compile(chain, backend="reference", wait=True)
-    assert tracejit.explain(compiled, torch.ones(3)).to_json()["recompiled"] is None
+    assert tracejit.explain(compiled, torch.ones(3)).to_json()["recompiled"] == []
     reasons = []
     for x, grad in ((torch.ones(3, 2), True), (torch.ones(3, 2).double(), True), (None, False)):
         with torch.set_grad_enabled(grad):
             x = torch.ones(3, 2).double() if x is None else x
-            reasons.append(tracejit.explain(compiled, x).to_json()["recompiled"])
+            reasons.append(tracejit.explain(compiled, x).to_json()["recompiled"][-1])
     keys = ("path", "check", "was", "now")
     assert [tuple(reason[key] for key in keys) for reason in reasons] == [
         ("x.dim()", "tensor", "1", "2"),
@@ -202,3 +203,51 @@ def test_state_in_words() -> None:
     state = {"grad mode": False, "autocast": {"cpu": "bfloat16"}, "TF32": False}
     assert state_words(state) == "grad mode off, autocast cpu bfloat16"
     assert state_words({"grad mode": True, "TF32": True}) == "grad mode on, TF32 on"
+
+
+def decided(x: torch.Tensor) -> torch.Tensor:
+    x = x * 2 if x.sum() > 0 else x - 1
+    return x[x > 0]
+
+
+def test_the_trace_tree() -> None:
+    compiled = tracejit.compile(decided, backend="reference", wait=True)
+    for x in (torch.ones(2), -torch.ones(2), torch.tensor([1.0, -0.5])):
+        compiled(x)
+        torch.testing.assert_close(compiled(x), decided(x))
+    found = tracejit.explain(compiled)
+    assert found.fallbacks == [] and [entry.tree for entry in found.entries] == [0, 0, 0]
+    first, second, third = [entry.decisions for entry in found.entries]
+    assert [outcome for _, outcome in first] == [True, [2, 1]]
+    assert [outcome for _, outcome in second] == [False, [0, 1]]
+    assert [outcome for _, outcome in third] == [True, [1, 1]]
+    file = "test_explain.py"
+    text = re.sub(rf"\S*{file}:\d+", file, str(found))
+    assert (
+        f"""trace tree, by what the data decided:
+  {file} in decided: True
+    {file} in decided: size (2, 1)
+      entry 0
+    {file} in decided: size (1, 1)
+      entry 2
+  {file} in decided: False
+    {file} in decided: size (0, 1)
+      entry 1
+"""
+        in text
+    )
+    assert f"entry 1 because {file} in decided was True, is False" in text
+    assert f"entry 2 because {file} in decided was (2, 1), is (1, 1)" in text
+
+
+def test_a_call_goes_straight_to_the_branch_of_its_outcome() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return x * int(x[0])
+
+    compiled = tracejit.compile(f, backend="reference", wait=True)
+    for number in (1, 2, 3, 4):
+        compiled(torch.full((2,), float(number)))
+    entries = dispatcher_of(compiled).entries
+    for entry in entries[1:3]:  # what would leave at once is not tried
+        entry.run = lambda inputs: pytest.fail("a branch that cannot be the one")
+    assert compiled(torch.full((2,), 4.0)).tolist() == [16.0, 16.0]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType, ModuleType, TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,8 +58,8 @@ JSON: {"schema": 1, "name", "backend", "entries", "fallbacks", "recompiled"}
               "stages": [{"name", "seconds"}]}
     guards    [{"path", "check", "expected", "text"}]
   fallbacks   calls that ran eagerly: [{"kind", "text", "place", "about"}]
-  recompiled  the guard that did not hold, so that the last entry was needed, or null:
-              {"path", "check", "was", "now", "text"}
+  recompiled  why each further entry was needed, the guard that did not hold or the decision
+              that fell otherwise: [{"entry", "path", "check", "was", "now", "text"}]
 """
 
 
@@ -188,7 +188,7 @@ def called(
     """The report after these calls."""
     import torch
 
-    from tracejit import api, report
+    from tracejit import report
     from tracejit.runtime.worker import worker
 
     for each in arguments:
@@ -196,26 +196,9 @@ def called(
     compiled = _compiled(function, backend, target)
     with torch.set_grad_enabled(grad):
         for args, kwargs in arguments:
-            before = api.dispatcher_of(compiled).entries
             compiled(*args, **kwargs)
             worker.drain()  # so that the next call finds what this one left
-            _note_miss(compiled, before, args, kwargs)
     return report.explain(compiled)
-
-
-def _note_miss(compiled: Any, before: tuple[Any, ...], args: Any, kwargs: Any) -> None:
-    """Why a call needed another entry, also if that was found on disk."""
-    from tracejit.api import dispatcher_of
-    from tracejit.runtime.guards import Failure
-
-    dispatcher = dispatcher_of(compiled)
-    if not before or len(before) == len(dispatcher.entries):
-        return
-    if isinstance(compiled, MethodType):
-        args = (compiled.__self__, *args)
-    missed = before[-1].guards.evaluate(dispatcher.function, args, kwargs)
-    if isinstance(missed, Failure):
-        dispatcher.missed = missed
 
 
 def _compiled(function: Any, backend: str | None, target: str | None) -> Any:
