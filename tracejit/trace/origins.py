@@ -14,18 +14,27 @@ from tracejit.ir.graph import Origin
 _OURS = f"{PurePath(__file__).parent.parent}/"
 _TORCH = f"{PurePath(torch.__file__).parent}/"
 
+# Code with this file name was drawn up from a graph; under this name its globals have an Origin for
+# each line.
+DRAWN, PLACES = "<graph>", "_tracejit_places"
+
+
+def is_users(path: str) -> bool:
+    """Whether a code object with this file name is neither torch's nor ours."""
+    return not path.startswith((_OURS, _TORCH, "<")) or path.startswith("<string")
+
 
 class _Code:
     """What a frame of this code can tell: whether it is the user's line, and whether it has a
     module as `self`.
     """
 
-    __slots__ = ("file", "lines", "method", "name", "user")
+    __slots__ = ("drawn", "file", "lines", "method", "name", "user")
 
     def __init__(self, code: CodeType) -> None:
         path = code.co_filename
-        inside = (_OURS, _TORCH, "<")
-        self.user = not path.startswith(inside) or path.startswith("<string")
+        self.user = is_users(path)
+        self.drawn = path == DRAWN
         self.file = "/".join(PurePath(path).parts[-2:]).lstrip("/")
         self.name = code.co_name
         first = code.co_varnames[0] if code.co_argcount else ""
@@ -60,6 +69,9 @@ class Origins:
             known = _CODES.get(code)
             if known is None:
                 known = _CODES[code] = _Code(code)
+            if known.drawn and frame.f_lineno in frame.f_globals[PLACES]:
+                drawn: Origin = frame.f_globals[PLACES][frame.f_lineno]
+                return drawn
             if module is None and known.method:
                 module = self.names.get(id(frame.f_locals.get("self")))
             if place is None and known.user:
