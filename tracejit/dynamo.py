@@ -167,9 +167,8 @@ def _named(graph: GraphModule) -> str:
         trace = node.meta.get("stack_trace") or ""
         frames = re.findall(r'File "(.+)", line \d+, in (\w+)', trace)
         function = next((name for path, name in frames if is_users(path)), "")
-        modules = _modules(node)
-        if modules and function in ("", "forward"):
-            cls = modules[0][1]
+        path, cls = (_modules(node) or [("", None)])[0]
+        if path.startswith("L[") and path.count("[") == 1 and "." not in path:
             return str(getattr(cls, "__name__", cls))
         if function:
             return function
