@@ -23,7 +23,7 @@ from tracejit.ir.graph import Origin
 from tracejit.runtime import log, private
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import BadOption, CompilerError, CompilerWarning
-from tracejit.trace.origins import DRAWN, PLACES, is_users
+from tracejit.trace.origins import PLACES, is_users
 
 OPTIONS = ("backend", "numerics", "wait", "strict")  # of tracejit.compile
 
@@ -117,7 +117,7 @@ def _function(graph: GraphModule, kind: str) -> MethodType:
     name = f"{_named(graph)}.{kind}"
     places = dict(_places(graph))  # reads the graph's code: only then a lazy module has its forward
     forward: Any = type(graph).forward
-    code = forward.__code__.replace(co_filename=DRAWN, co_name=kind)
+    code = forward.__code__.replace(co_filename="<graph>", co_name=kind)
     known = {**forward.__globals__, PLACES: places}
     made = FunctionType(code, known, kind, forward.__defaults__)
     made.__qualname__, made.__module__ = name, __name__
@@ -165,7 +165,7 @@ def _named(graph: GraphModule) -> str:
     it tells."""
     for node in graph.graph.nodes:
         trace = node.meta.get("stack_trace") or ""
-        frames = re.findall(r'File "(.+)", line \d+, in (\w+)', trace)
+        frames = re.findall(r'File "(.+)", line \d+, in (.+)', trace)
         function = next((name for path, name in frames if is_users(path)), "")
         path, cls = (_modules(node) or [("", None)])[0]
         if path.startswith("L[") and path.count("[") == 1 and "." not in path:

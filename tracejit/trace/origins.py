@@ -14,9 +14,7 @@ from tracejit.ir.graph import Origin
 _OURS = f"{PurePath(__file__).parent.parent}/"
 _TORCH = f"{PurePath(torch.__file__).parent}/"
 
-# Code with this file name was drawn up from a graph; under this name its globals have an Origin for
-# each line.
-DRAWN, PLACES = "<graph>", "_tracejit_places"
+PLACES = "_tracejit_places"  # in the globals of code drawn up from a graph: an Origin for each line
 
 
 def is_users(path: str) -> bool:
@@ -29,12 +27,11 @@ class _Code:
     module as `self`.
     """
 
-    __slots__ = ("drawn", "file", "lines", "method", "name", "user")
+    __slots__ = ("file", "lines", "method", "name", "user")
 
     def __init__(self, code: CodeType) -> None:
         path = code.co_filename
         self.user = is_users(path)
-        self.drawn = path == DRAWN
         self.file = "/".join(PurePath(path).parts[-2:]).lstrip("/")
         self.name = code.co_name
         first = code.co_varnames[0] if code.co_argcount else ""
@@ -56,12 +53,19 @@ class Origins:
         if isinstance(module, torch.nn.Module):
             self.names = {id(m): name for name, m in module.named_modules(remove_duplicate=True)}
         self._made: dict[tuple[str, int, str, str], Origin] = {}
+        function = getattr(root, "__func__", root)
+        self.places: dict[int, Origin] | None = getattr(function, "__globals__", {}).get(PLACES)
+        self.code = getattr(function, "__code__", None)
 
     def here(self) -> Origin:
         """The innermost frame that is neither torch's nor ours, and the innermost module with a
         name.
         """
         frame: FrameType | None = sys._getframe(1)
+        if self.places is not None:
+            while frame is not None and frame.f_code is not self.code:
+                frame = frame.f_back
+            return self.places.get(frame.f_lineno if frame else 0, Origin())
         place: tuple[str, int, str] | None = None
         module: str | None = None if self.names else ""
         while frame is not None:
@@ -69,9 +73,6 @@ class Origins:
             known = _CODES.get(code)
             if known is None:
                 known = _CODES[code] = _Code(code)
-            if known.drawn and frame.f_lineno in frame.f_globals[PLACES]:
-                drawn: Origin = frame.f_globals[PLACES][frame.f_lineno]
-                return drawn
             if module is None and known.method:
                 module = self.names.get(id(frame.f_locals.get("self")))
             if place is None and known.user:
