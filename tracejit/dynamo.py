@@ -136,20 +136,24 @@ def _places(graph: GraphModule) -> Iterator[tuple[int, Origin]]:
 
 
 def _origin(node: Node) -> Origin | None:
-    """The user's line that a node stems from, and the module that it ran for."""
+    """The user's line that a node stems from, and the module that it ran for. Where only torch's
+    own modules ran: where the innermost one's forward is written."""
     frames = re.findall(r'File "(.+)", line (\d+), in (.+)', node.meta.get("stack_trace") or "")
     user = [frame for frame in frames if is_users(frame[0])]
-    module = _module(node)
-    if not user and not module:
+    modules = _modules(node)
+    if user:
+        path, line, function = user[-1]
+    elif modules and (code := getattr(getattr(modules[-1][1], "forward", None), "__code__", None)):
+        path, line, function = code.co_filename, code.co_firstlineno, code.co_name
+    else:
         return None
-    path, line, function = user[-1] if user else ("", 0, "")
-    return Origin("/".join(PurePath(path).parts[-2:]).lstrip("/"), int(line), function, module)
+    short = "/".join(PurePath(path).parts[-2:]).lstrip("/")
+    return Origin(short, int(line), function, _path(modules))
 
 
-def _module(node: Node) -> str:
+def _path(modules: list[tuple[str, Any]]) -> str:
     """The path of the innermost module: `layers.0.norm`; "" for the outermost one, or none."""
-    stack = _modules(node)
-    path = stack[-1][0] if stack else ""
+    path = modules[-1][0] if modules else ""
     return re.sub(r"\['?(\w+)'?\]", r".\1", path).removeprefix("L.").partition(".")[2]
 
 

@@ -101,3 +101,9 @@ def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     del module  # with the library that it came from
     monkeypatch.setattr(ffi, "lib", types.SimpleNamespace(LLVMPY_Other=max))  # has no _cfn
     assert find("LLVMPY_Other") is max
+
+
+def test_parts_of_dynamo() -> None:
+    lower = private.aot_autograd()(fw_compiler=lambda graph, inputs: graph)
+    assert callable(lower)
+    assert issubclass(torch._dynamo.exc.SkipFrame, private.dynamo_exception())
