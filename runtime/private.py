@@ -482,3 +482,25 @@ def emit_llvm_object(machine: Any, module: Any) -> bytes:
         return string_at(start, size)
     finally:
         ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
+def aot_autograd() -> Callable[..., Any]:
+    """`torch._dynamo.backends.common.aot_autograd` (torch 2.0 … 2.13): a Dynamo backend out of one
+    compiler each for inference, forward and backward graphs; torch's own way to write backends.
+
+    Without it: torch.compile(backend="tracejit") does not work.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+
+    return aot_autograd
+
+
+def dynamo_exception() -> type[Exception]:
+    """`torch._dynamo.exc.TorchDynamoException` (torch 2.0 … 2.13): base of what Dynamo's parts
+    raise to each other (restart, skip this frame).
+
+    Without it: a backend that catches what AOTAutograd raises would swallow them.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException

@@ -115,3 +115,9 @@ def test_the_default_generator() -> None:
         torch.rand(3, generator=torch.default_generator)
         torch.rand(3, generator=torch.Generator())
     assert seen == [True, False]
+
+
+def test_parts_of_dynamo() -> None:
+    lower = private.aot_autograd()(fw_compiler=lambda graph, inputs: graph)
+    assert callable(lower)
+    assert issubclass(torch._dynamo.exc.SkipFrame, private.dynamo_exception())

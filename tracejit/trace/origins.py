@@ -14,6 +14,13 @@ from tracejit.ir.graph import Origin
 _OURS = f"{PurePath(__file__).parent.parent}/"
 _TORCH = f"{PurePath(torch.__file__).parent}/"
 
+PLACES = "_tracejit_places"  # in the globals of code drawn up from a graph: an Origin for each line
+
+
+def is_users(path: str) -> bool:
+    """Whether a code object with this file name is neither torch's nor ours."""
+    return not path.startswith((_OURS, _TORCH, "<")) or path.startswith("<string")
+
 
 class _Code:
     """What a frame of this code can tell: whether it is the user's line, and whether it has a
@@ -24,8 +31,7 @@ class _Code:
 
     def __init__(self, code: CodeType) -> None:
         path = code.co_filename
-        inside = (_OURS, _TORCH, "<")
-        self.user = not path.startswith(inside) or path.startswith("<string")
+        self.user = is_users(path)
         self.file = "/".join(PurePath(path).parts[-2:]).lstrip("/")
         self.name = code.co_name
         first = code.co_varnames[0] if code.co_argcount else ""
@@ -47,12 +53,19 @@ class Origins:
         if isinstance(module, torch.nn.Module):
             self.names = {id(m): name for name, m in module.named_modules(remove_duplicate=True)}
         self._made: dict[tuple[str, int, str, str], Origin] = {}
+        function = getattr(root, "__func__", root)
+        self.places: dict[int, Origin] | None = getattr(function, "__globals__", {}).get(PLACES)
+        self.code = getattr(function, "__code__", None)
 
     def here(self) -> Origin:
         """The innermost frame that is neither torch's nor ours, and the innermost module with a
         name.
         """
         frame: FrameType | None = sys._getframe(1)
+        if self.places is not None:
+            while frame is not None and frame.f_code is not self.code:
+                frame = frame.f_back
+            return self.places.get(frame.f_lineno if frame else 0, Origin())
         place: tuple[str, int, str] | None = None
         module: str | None = None if self.names else ""
         while frame is not None:
