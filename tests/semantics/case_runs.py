@@ -1,4 +1,5 @@
-"""Runs all cases in two processes, one after the other with one cache, and says what became of each."""
+"""Runs all cases in two processes, one after the other with one cache, and says what became of
+each."""
 
 from __future__ import annotations
 

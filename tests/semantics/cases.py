@@ -3,9 +3,9 @@ run.
 
 A program is a generator function of `c`, which is tracejit.compile or nothing. It yields all that
 can be seen: results, arguments after the call, state. The first yield is the phase "first"; what
-follows up to CHANGED are further calls of the same kind, the phase "compiled"; what comes after it
-is the phase "changed": something that the calls depend on is different now. Cases are in cases_*.py,
-one module a section.
+follows up to CHANGED are further calls of the same kind, the phase "compiled"; what comes after
+CHANGED is the phase "changed": something that the calls depend on is different now. Cases are in
+cases_*.py, one module a section.
 """
 
 from __future__ import annotations

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
-from .cases import CHANGED, Wrap, attempt, bits, called, case, t
+from .cases import CHANGED, Wrap, case, t
 
 T = "Tensors"
 
