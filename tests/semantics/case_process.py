@@ -95,6 +95,9 @@ def run(case: Case) -> Result:
     """Both twins of a case, and how they differ."""
     start, before = time.perf_counter(), runs
     result = Result()
+    if "crash" in case.wrong:
+        result.differences = dict.fromkeys(PHASES, "not run: it brings the process down")
+        return result
     log.forget()
     try:
         with untouched():

@@ -25,7 +25,7 @@ __all__ = ["CASES", "CHANGED", "PHASES", "Case", "Wrap", "attempt", "bits", "cal
 class Case:
     """One way in which a tracing compiler may be wrong. `eager` are the kinds of reasons for which
     some of its calls run eagerly; `wrong` the phases ("warm" is one) in which it is known to differ
-    from eager."""
+    from eager, or "crash" if it brings the process down."""
 
     section: str
     name: str

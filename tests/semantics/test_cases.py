@@ -38,6 +38,8 @@ def test_case(key: str, phase: str, runs: dict[str, Any]) -> None:
     case, result = CASES[key], runs["warm" if phase == "warm" else "cold"][key]
     found = [result["differences"][p] for p in (PHASES if phase == "warm" else [phase])]
     differs = "\n".join(filter(None, found))
+    if "crash" in case.wrong:
+        pytest.xfail(differs)
     if phase in case.wrong:
         assert differs, f"{key} is no longer wrong when {phase}: take it from the case's `wrong`"
         pytest.xfail(differs)
@@ -50,6 +52,8 @@ def test_case(key: str, phase: str, runs: dict[str, Any]) -> None:
 def test_reasons(key: str, runs: dict[str, Any]) -> None:
     """Calls run eagerly for the reasons that the case names, and no others."""
     case, result = CASES[key], runs["cold"][key]
+    if "crash" in case.wrong:
+        pytest.xfail("not run")
     assert {r["kind"] for r in case_runs.reasons(result)} == case.eager, result["reasons"]
     if not case.eager:
         assert result["runs"], "no plan ran, and no reason is given"
