@@ -134,12 +134,9 @@ def _describe(result: Result, seen: Seen) -> None:
     reasons = {(r.kind, r.text, _short(r.place)): None for r in seen.reasons}
     result.reasons = [{"kind": k, "text": t, "place": p} for k, t, p in reasons]
     for entry in seen.entries:
-        bound = entry.bound
-        local = bound is not None and bound.guards.process_local
-        result.sources.append("local" if local else entry.source)
-        if bound is not None:
-            result.kernels += bound.plan.manifest.get("launches", 0)
-            result.externs += bound.plan.manifest.get("calls", 0)
+        result.sources.append(entry.source)
+        result.kernels += entry.kernels
+        result.externs += entry.externs
 
 
 def _short(place: str) -> str:

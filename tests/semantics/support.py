@@ -141,7 +141,7 @@ class Seen:
     def __init__(self, program: Program, wrap: Wrap) -> None:
         self.dispatchers: list[weakref.ref[Dispatcher]] = []
         self._reasons: list[list[Reason]] = []
-        self._entries: dict[int, tuple[Entry, ...]] = {}
+        self._entries: dict[int, list[Compiled]] = {}
         self.phases = {name: Phase() for name in PHASES}
         _seed()
         text = io.StringIO()
@@ -173,7 +173,7 @@ class Seen:
         for number, reference in enumerate(self.dispatchers):
             dispatcher = reference()
             if dispatcher is not None:
-                self._entries[number] = dispatcher.entries
+                self._entries[number] = [_compiled(entry) for entry in dispatcher.entries]
 
     @property
     def reasons(self) -> list[Reason]:
@@ -181,9 +181,27 @@ class Seen:
         return [r for reasons in self._reasons for r in reasons]
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[Compiled]:
         """What it compiled, as far as it was alive at a yield."""
         return [e for entries in self._entries.values() for e in entries]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An entry of a compiled function, in figures."""
+
+    source: str  # "recorded", "disk", or "local" if it holds in its own process only
+    kernels: int
+    externs: int
+
+
+def _compiled(entry: Entry) -> Compiled:
+    bound = entry.bound
+    if bound is None:
+        return Compiled(entry.source, 0, 0)
+    manifest = bound.plan.manifest
+    source = "local" if bound.guards.process_local else entry.source
+    return Compiled(source, manifest.get("launches", 0), manifest.get("calls", 0))
 
 
 def _seed() -> None:
