@@ -620,7 +620,7 @@ def _(c: Wrap) -> Iterator[Any]:
 
     def calls(number: int) -> None:
         for _ in range(number):
-            f(up), f(down), f(rows[:, 0]), g(rows)  # noqa: B018
+            f(up), f(down), f(rows[:, 0]), g(rows)
 
     yield f(up), f(down)
     yield f(up), f(down), f(rows[:, 0]), g(rows)

@@ -36,6 +36,7 @@ def reaching(name: str, function: Any, eager: str = "", wrong: str = "") -> None
     def program(c: Wrap) -> Iterator[Any]:
         f, h = c(function), Holder()
         h.inner = Holder()
+        h.inner.last = t(3)
         for _ in range(4):
             yield f(t(3), h), vars(h).copy(), vars(h.inner).copy()
         yield CHANGED
@@ -123,17 +124,35 @@ def remember(x: Any, h: Any) -> Any:
 
 reaching("attribute mutation of reached objects: a tensor", set_tensor, eager="side-effect")
 reaching("attribute mutation of reached objects: an input", set_input, eager="side-effect")
-reaching("attribute mutation of reached objects: a constant", set_constant, eager="side-effect")
-reaching("attribute mutation of reached objects: of a nested object", set_nested, eager="side-effect")
-reaching("attribute mutation of reached objects: any other object (eager)", set_object, eager="side-effect")
-reaching("attribute mutation of reached objects: set and deleted", delete, eager="side-effect")
+reaching(
+    "attribute mutation of reached objects: a constant",
+    set_constant,
+    wrong="changed warm",
+    eager="side-effect",
+)
+reaching(
+    "attribute mutation of reached objects: of a nested object", set_nested, eager="side-effect"
+)
+reaching(
+    "attribute mutation of reached objects: any other object (eager)",
+    set_object,
+    eager="side-effect",
+)
+reaching(
+    "attribute mutation of reached objects: set and deleted",
+    delete,
+    wrong="changed warm",
+    eager="side-effect",
+)
 reaching("attribute mutation of reached objects: deleted", delete_for_good, eager="side-effect")
 reaching("list mutation of reached objects: append", append, eager="side-effect")
 reaching("list mutation of reached objects: an item set", set_item, eager="side-effect")
 reaching("list mutation of reached objects: extended and popped", pop, eager="side-effect")
 reaching("dict mutation of reached objects: tensors", put, eager="side-effect")
 reaching("dict mutation of reached objects: a constant", put_constant, eager="side-effect")
-reaching("dict mutation of reached objects: a memo that is filled once", remember, eager="side-effect")
+reaching(
+    "dict mutation of reached objects: a memo that is filled once", remember, eager="side-effect"
+)
 
 
 @dataclasses.dataclass
@@ -203,11 +222,12 @@ def eager_frame(name: str, function: Any, eager: str = "impure", wrong: str = ""
     """A case: a function with an effect that must happen on each call."""
 
     def program(c: Wrap) -> Iterator[Any]:
+        GENERATOR.seed(3)
         f = c(function)
-        for number in range(4):
-            yield f(t(3), number)
+        for _ in range(4):
+            yield f(t(3))
         yield CHANGED
-        yield f(t(2), 7), f(t(2), 8), random.random(), numpy.random.rand()
+        yield f(t(2)), f(t(2)), random.random(), numpy.random.rand(), GENERATOR.random()
 
     case(E, name, eager=eager, wrong=wrong)(program)
 
@@ -220,8 +240,6 @@ def printing(x: Any, n: int) -> Any:
 def printing_tensors(x: Any, n: int) -> Any:
     print(x.sum() > 0)
     return x * 2
-
-
 
 
 @case(E, "print", eager="impure")
@@ -287,8 +305,84 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(t(2)), f(t(2)), stream.getvalue()
 
 
-eager_frame("random", lambda x, n: x * random.random() + random.choice([1.0, 2.0]), eager="impure")
-eager_frame("numpy.random", lambda x, n: x * float(numpy.random.rand()), eager="impure")
-eager_frame("random through an object", lambda x, n: x * GENERATOR.random(), eager="impure")
-eager_frame("os.environ", lambda x, n: x * float(os.environ.get("TRACEJIT_CASE", "2.0")))
+eager_frame("random", lambda x: x * random.random() + random.choice([1.0, 2.0]), eager="impure")
+eager_frame("numpy.random", lambda x: x * float(numpy.random.rand()), eager="impure")
+eager_frame("random through an object", lambda x: x * GENERATOR.random(), eager="impure")
 GENERATOR = random.Random(3)
+
+
+@case(E, "os.environ")
+def _(c: Wrap) -> Iterator[Any]:
+    name = "OF_A_CASE"
+    os.environ[name] = "2.0"
+    f = c(lambda x: x * float(os.environ[name]) + float(os.environ.get("OF_NO_CASE", "1.0")))
+    yield f(t(3))
+    yield f(t(3))
+    yield f(t(3))
+    yield CHANGED
+    os.environ[name] = "3.0"
+    yield f(t(3)), f(t(3))
+    del os.environ[name]
+    yield attempt(f, t(3)), attempt(f, t(3))
+
+
+MARK: Any = None
+
+
+def marks(x: Any) -> Any:
+    global MARK
+    MARK = "marked"
+    return x * 2
+
+
+@case(E, "a global set to the constant that it is", wrong="changed warm")
+def _(c: Wrap) -> Iterator[Any]:
+    global MARK
+    MARK = "marked"
+    f = c(marks)
+    for _ in range(3):
+        yield f(t(3)), MARK
+    yield CHANGED
+    MARK = 5
+    yield f(t(3)), MARK
+    yield f(t(3)), MARK
+
+
+@case(E, "a closure variable set to the constant that it is", eager="side-effect")
+def _(c: Wrap) -> Iterator[Any]:
+    mark: Any = "marked"
+
+    def f(x: Any) -> Any:
+        nonlocal mark
+        mark = "marked"
+        return x * 2
+
+    g = c(f)
+    for _ in range(3):
+        yield g(t(3)), mark
+    yield CHANGED
+    mark = 5
+    yield g(t(3)), mark
+    yield g(t(3)), mark
+
+
+def reset(x: Any, h: Any) -> Any:
+    h.last = h.inner.last
+    return x * 2
+
+
+def push_and_pop(x: Any, h: Any) -> Any:
+    h.rows.append(x)
+    return h.rows.pop() * 2 + len(h.rows)
+
+
+def put_and_take(x: Any, h: Any) -> Any:
+    h.table["now"] = x
+    return h.table.pop("now") * 2
+
+
+reaching(
+    "attribute mutation of reached objects: the tensor that it was", reset, eager="side-effect"
+)
+reaching("list mutation of reached objects: appended and popped", push_and_pop)
+reaching("dict mutation of reached objects: put and taken out", put_and_take)
