@@ -47,6 +47,7 @@ class Result:
     kernels: int = 0
     externs: int = 0
     runs: int = 0  # calls that ran a plan
+    wrong: list[str] = field(default_factory=list)  # phases in which it is known to differ
     seconds: float = 0.0
 
 
@@ -94,7 +95,7 @@ def untouched() -> Iterator[None]:
 def run(case: Case) -> Result:
     """Both twins of a case, and how they differ."""
     start, before = time.perf_counter(), runs
-    result = Result()
+    result = Result(wrong=sorted(case.wrong))
     if "crash" in case.wrong:
         result.differences = dict.fromkeys(PHASES, "not run: it brings the process down")
         return result

@@ -70,13 +70,27 @@ def product_inside(x: Any) -> Any:
     return y, z, u, u.float() @ x, torch.is_autocast_enabled("cpu")
 
 
-under("autocast on/off", product, autocast, lambda: autocast(torch.float16),
-      lambda: autocast(enabled=False))  # fmt: skip
-under("autocast nested", product, lambda: both(autocast, lambda: autocast(torch.float16)),
-      lambda: both(autocast, lambda: autocast(enabled=False)))  # fmt: skip
+under(
+    "autocast on/off",
+    product,
+    autocast,
+    lambda: autocast(torch.float16),
+    lambda: autocast(enabled=False),
+)
+under(
+    "autocast nested",
+    product,
+    lambda: both(autocast, lambda: autocast(torch.float16)),
+    lambda: both(autocast, lambda: autocast(enabled=False)),
+)
 under("autocast inside", product_inside, autocast, lambda: autocast(enabled=False))
-under("inference_mode", lambda x: (x * 2, x[1:], torch.ones(2), torch.is_inference_mode_enabled()),
-      torch.inference_mode, torch.no_grad, torch.inference_mode)  # fmt: skip
+under(
+    "inference_mode",
+    lambda x: (x * 2, x[1:], torch.ones(2), torch.is_inference_mode_enabled()),
+    torch.inference_mode,
+    torch.no_grad,
+    torch.inference_mode,
+)
 
 
 @case(X, "inference_mode inside", wrong="compiled changed warm")
@@ -164,9 +178,12 @@ def setting(change: Callable[[Any], None], value: Any, back: Any) -> Iterator[No
         change(back)
 
 
-under("set_default_dtype", lambda x: (x + torch.ones(3), torch.zeros(2), torch.tensor(1.5), x * 1.5),
-      lambda: setting(torch.set_default_dtype, torch.float64, torch.float32),
-      lambda: setting(torch.set_default_dtype, torch.bfloat16, torch.float32))  # fmt: skip
+under(
+    "set_default_dtype",
+    lambda x: (x + torch.ones(3), torch.zeros(2), torch.tensor(1.5), x * 1.5),
+    lambda: setting(torch.set_default_dtype, torch.float64, torch.float32),
+    lambda: setting(torch.set_default_dtype, torch.bfloat16, torch.float32),
+)
 
 
 @case(X, "set_default_dtype inside", eager="impure")
@@ -190,20 +207,31 @@ def empties(x: Any) -> Any:
     return x * 2, made.isnan() if sure else made.shape
 
 
-under("use_deterministic_algorithms", empties,
-      lambda: setting(torch.use_deterministic_algorithms, True, False), wrong="changed warm")  # fmt: skip
+under(
+    "use_deterministic_algorithms",
+    empties,
+    lambda: setting(torch.use_deterministic_algorithms, True, False),
+    wrong="changed warm",
+)
 
 
 def flagged(x: Any) -> Any:
     return x @ x, torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()
 
 
-under("TF32 flags", flagged,
-      lambda: setting(torch.set_float32_matmul_precision, "high", "highest"),
-      lambda: setting(lambda v: setattr(torch.backends.cuda.matmul, "allow_tf32", v), True, False),
-      lambda: torch.backends.cudnn.flags(allow_tf32=False))  # fmt: skip
-under("anomaly mode", lambda x: (x * 2).sqrt().sum() + torch.is_anomaly_enabled(),
-      torch.autograd.detect_anomaly, eager="impure")  # fmt: skip
+under(
+    "TF32 flags",
+    flagged,
+    lambda: setting(torch.set_float32_matmul_precision, "high", "highest"),
+    lambda: setting(lambda v: setattr(torch.backends.cuda.matmul, "allow_tf32", v), True, False),
+    lambda: torch.backends.cudnn.flags(allow_tf32=False),
+)
+under(
+    "anomaly mode",
+    lambda x: (x * 2).sqrt().sum() + torch.is_anomaly_enabled(),
+    torch.autograd.detect_anomaly,
+    eager="impure",
+)
 
 
 @case(X, "anomaly mode with gradients", eager="autograd")
@@ -584,13 +612,18 @@ def _(c: Wrap) -> Iterator[Any]:
     yield left_after(2)
     yield left_after(3)
     yield CHANGED
-    w = torch.ones(4)
-    f = c(lambda x: x * w)
-    yield f(torch.ones(4)), f(torch.ones(4))
-    kept = weakref.ref(w)
-    del w, f
-    gc.collect()
-    yield kept() is None
+
+    def closed_over() -> Any:
+        w = torch.ones(4)
+        f = c(lambda x: x * w)
+        f(torch.ones(4))
+        f(torch.ones(4))
+        return weakref.ref(w)
+
+    for _ in range(2):
+        kept = closed_over()
+        gc.collect()
+        yield kept() is not None
 
 
 @case(X, "garbage collection: arguments and results are not kept", wrong="first")

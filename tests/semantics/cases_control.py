@@ -71,10 +71,24 @@ def asserted(x: Any) -> Any:
 
 
 calling("if on tensor values, both branches seen", branch, up, down, up, down)
-calling("if within if: the trace tree", nested_branches,
-        up, down, lambda: (torch.rand(3) + 5,), lambda: (torch.rand(3) - 5,), up)  # fmt: skip
-calling("while on tensor values", loop, up, lambda: (torch.rand(3) * 9 + 5,), down,
-        lambda: (torch.zeros(3),), lambda: (torch.rand(3) + 9,))  # fmt: skip
+calling(
+    "if within if: the trace tree",
+    nested_branches,
+    up,
+    down,
+    lambda: (torch.rand(3) + 5,),
+    lambda: (torch.rand(3) - 5,),
+    up,
+)
+calling(
+    "while on tensor values",
+    loop,
+    up,
+    lambda: (torch.rand(3) * 9 + 5,),
+    down,
+    lambda: (torch.zeros(3),),
+    lambda: (torch.rand(3) + 9,),
+)
 calling("early return", early, up, down, lambda: (torch.rand(3) + 90,), up)
 calling("exceptions on a condition", positive, up, down, up, down)
 calling("assert tensor.all()", asserted, up, down, up, down)
@@ -118,10 +132,22 @@ def numbered(*numbers: int) -> list[Any]:
 calling(".item() used as a size", sized, *numbered(2, 3, 0, 2))
 calling(".item() used as an index", indexed, *numbered(1, 3, -1, 9, 1))
 calling(".item() used as a loop bound", bounded, *numbered(2, 3, 0, 2))
-calling("nonzero shapes", lambda x: (x.nonzero() + 1, torch.where(x > 0)[0]), lambda: (t(4, 3),),
-        lambda: (torch.zeros(4, 3),), lambda: (torch.ones(4, 3),), eager="data-dependent")  # fmt: skip
-calling("boolean mask shapes", lambda x: (x[x > 0] * 2, x.masked_select(x < 0).sum()),
-        lambda: (t(4, 3),), lambda: (torch.zeros(4, 3),), lambda: (torch.ones(4, 3),), eager="data-dependent")  # fmt: skip
+calling(
+    "nonzero shapes",
+    lambda x: (x.nonzero() + 1, torch.where(x > 0)[0]),
+    lambda: (t(4, 3),),
+    lambda: (torch.zeros(4, 3),),
+    lambda: (torch.ones(4, 3),),
+    eager="data-dependent",
+)
+calling(
+    "boolean mask shapes",
+    lambda x: (x[x > 0] * 2, x.masked_select(x < 0).sum()),
+    lambda: (t(4, 3),),
+    lambda: (torch.zeros(4, 3),),
+    lambda: (torch.ones(4, 3),),
+    eager="data-dependent",
+)
 
 
 def over_rows(x: Any) -> Any:
@@ -160,10 +186,19 @@ def halves(x: Any, n: int) -> Iterator[Any]:
         yield x + step
 
 
-calling("generators", lambda x, n: (sum(halves(x, n)), [*halves(x, n)][-1]),
-        lambda: (t(3), 2), lambda: (t(3), 3), lambda: (t(3), 1))  # fmt: skip
-calling("generator returned by the function", lambda x, n: [*halves(x, n)],
-        lambda: (t(3), 2), lambda: (t(3), 3))  # fmt: skip
+calling(
+    "generators",
+    lambda x, n: (sum(halves(x, n)), [*halves(x, n)][-1]),
+    lambda: (t(3), 2),
+    lambda: (t(3), 3),
+    lambda: (t(3), 1),
+)
+calling(
+    "generator returned by the function",
+    lambda x, n: [*halves(x, n)],
+    lambda: (t(3), 2),
+    lambda: (t(3), 3),
+)
 
 
 @case(C, "generator function", eager="output")
@@ -185,8 +220,14 @@ def tried(x: Any, y: Any) -> Any:
     return z + 1
 
 
-calling("try/except around an op that fails on some inputs", tried,
-        lambda: (t(3, 4), t(4, 2)), lambda: (t(3, 4), t(3, 4)), lambda: (t(3, 4), t(4, 2)), eager="data-dependent")  # fmt: skip
+calling(
+    "try/except around an op that fails on some inputs",
+    tried,
+    lambda: (t(3, 4), t(4, 2)),
+    lambda: (t(3, 4), t(3, 4)),
+    lambda: (t(3, 4), t(4, 2)),
+    eager="data-dependent",
+)
 
 
 def tried_index(x: Any, i: Any) -> Any:
@@ -196,15 +237,35 @@ def tried_index(x: Any, i: Any) -> Any:
         return x.sum()
 
 
-calling("try/except around an index out of range", tried_index,
-        lambda: (t(4), torch.tensor([1, 2])), lambda: (t(4), torch.tensor([1, 7])),
-        lambda: (t(4), torch.tensor([0, 3])), eager="data-dependent")  # fmt: skip
-calling("len", lambda x, xs: x * len(xs) + len(x), lambda: (t(3), [1, 2]),
-        lambda: (t(3), [1, 2, 3]), lambda: (t(2), [1, 2]))  # fmt: skip
-calling("enumerate", lambda xs: sum(x * i for i, x in enumerate(xs, 1)), lambda: ([t(3), t(3)],),
-        lambda: ([t(3), t(3), t(3)],), lambda: ((t(3), 2.0),))  # fmt: skip
-calling("zip", lambda xs, ys: [x * y for x, y in zip(xs, ys)], lambda: ([t(3), t(3)], [1, 2]),
-        lambda: ([t(3), t(3)], [2, 1]), lambda: ([t(3), t(3)], [3]))  # fmt: skip
+calling(
+    "try/except around an index out of range",
+    tried_index,
+    lambda: (t(4), torch.tensor([1, 2])),
+    lambda: (t(4), torch.tensor([1, 7])),
+    lambda: (t(4), torch.tensor([0, 3])),
+    eager="data-dependent",
+)
+calling(
+    "len",
+    lambda x, xs: x * len(xs) + len(x),
+    lambda: (t(3), [1, 2]),
+    lambda: (t(3), [1, 2, 3]),
+    lambda: (t(2), [1, 2]),
+)
+calling(
+    "enumerate",
+    lambda xs: sum(x * i for i, x in enumerate(xs, 1)),
+    lambda: ([t(3), t(3)],),
+    lambda: ([t(3), t(3), t(3)],),
+    lambda: ((t(3), 2.0),),
+)
+calling(
+    "zip",
+    lambda xs, ys: [x * y for x, y in zip(xs, ys)],
+    lambda: ([t(3), t(3)], [1, 2]),
+    lambda: ([t(3), t(3)], [2, 1]),
+    lambda: ([t(3), t(3)], [3]),
+)
 
 
 @case(C, "comprehension over layers")
@@ -266,8 +327,11 @@ def repeated(x: Any, n: int) -> Any:
     return x
 
 
-calling("iteration count changing per call", repeated, *(
-    lambda n=n: (t(3), n) for n in (2, 3, 1, 0, 4, 2)))  # fmt: skip
+calling(
+    "iteration count changing per call",
+    repeated,
+    *(lambda n=n: (t(3), n) for n in (2, 3, 1, 0, 4, 2)),
+)
 
 
 @case(C, "a loop bound that differs on every call must not grow the cache without end")

@@ -39,23 +39,43 @@ def sized(*sizes: tuple[int, ...]) -> list[Callable[[], tuple[Any, ...]]]:
     return [lambda s=s: (t(*s),) for s in sizes]
 
 
-drawing("dropout", lambda x: functional.dropout(x, 0.4) + functional.dropout(x * 2, 0.1),
-        *sized((4, 5), (3,), (17,)))  # fmt: skip
-drawing("rand", lambda x: (x + torch.rand(x.shape), torch.rand_like(x), torch.rand(2).double()),
-        *sized((4, 5), (3,), (40,)))  # fmt: skip
-drawing("randn", lambda x: (x + torch.randn(x.shape), torch.randn_like(x) * 2, torch.randn(20)),
-        *sized((4, 5), (3,), (40,)))  # fmt: skip
-drawing("bernoulli", lambda x: (torch.bernoulli(x.sigmoid()), torch.bernoulli(x, 0.3), x.bernoulli_()),
-        *sized((4, 5), (3,)))  # fmt: skip
-drawing("randperm", lambda x: (x[torch.randperm(len(x))], torch.randperm(5) + 1),
-        *sized((4, 5), (3,)))  # fmt: skip
-drawing("multinomial", lambda x: (torch.multinomial(x.softmax(-1), 2), x * 2),
-        *sized((4, 5), (3,)))  # fmt: skip
-drawing("randint, normal_, uniform_ and others", lambda x: (
-    torch.randint(0, 9, x.shape), x.clone().normal_(1, 2), x.clone().uniform_(-1, 1),
-    torch.normal(x, 0.1), x.clone().exponential_(), x.clone().random_(0, 5),
-    functional.gumbel_softmax(x, hard=True),
-), *sized((4, 5), (3,)))  # fmt: skip
+drawing(
+    "dropout",
+    lambda x: functional.dropout(x, 0.4) + functional.dropout(x * 2, 0.1),
+    *sized((4, 5), (3,), (17,)),
+)
+drawing(
+    "rand",
+    lambda x: (x + torch.rand(x.shape), torch.rand_like(x), torch.rand(2).double()),
+    *sized((4, 5), (3,), (40,)),
+)
+drawing(
+    "randn",
+    lambda x: (x + torch.randn(x.shape), torch.randn_like(x) * 2, torch.randn(20)),
+    *sized((4, 5), (3,), (40,)),
+)
+drawing(
+    "bernoulli",
+    lambda x: (torch.bernoulli(x.sigmoid()), torch.bernoulli(x, 0.3), x.bernoulli_()),
+    *sized((4, 5), (3,)),
+)
+drawing(
+    "randperm", lambda x: (x[torch.randperm(len(x))], torch.randperm(5) + 1), *sized((4, 5), (3,))
+)
+drawing("multinomial", lambda x: (torch.multinomial(x.softmax(-1), 2), x * 2), *sized((4, 5), (3,)))
+drawing(
+    "randint, normal_, uniform_ and others",
+    lambda x: (
+        torch.randint(0, 9, x.shape),
+        x.clone().normal_(1, 2),
+        x.clone().uniform_(-1, 1),
+        torch.normal(x, 0.1),
+        x.clone().exponential_(),
+        x.clone().random_(0, 5),
+        functional.gumbel_softmax(x, hard=True),
+    ),
+    *sized((4, 5), (3,)),
+)
 
 
 @case(R, "generators passed in", eager="compiler op")

@@ -98,8 +98,11 @@ def setting(path: str, value: Any) -> Callable[[Any], None]:
 
 
 changing("attribute of a module", setting("scale", 3.0), setting("scale", 3), setting("scale", 1.0))
-changing("attribute of a nested plain object", setting("holder.inner.scale", 5.0),
-         setting("holder.inner", lambda: Plain(7.0)))  # fmt: skip
+changing(
+    "attribute of a nested plain object",
+    setting("holder.inner.scale", 5.0),
+    setting("holder.inner", lambda: Plain(7.0)),
+)
 changing(
     "attribute of a dataclass config",
     setting("config.scale", 5.0),
@@ -696,19 +699,33 @@ def swap_table(x: Any, h: Any) -> Any:
     return h.table["a"] * 2
 
 
-holding("a list attribute read", lambda x, h: x * h.rows[0] + sum(h.rows),
-        lambda h: write_entry(h.rows, 0, 5.0), lambda h: h.rows.append(7.0),
-        lambda h: h.rows.reverse(), lambda h: h.rows.clear())  # fmt: skip
+holding(
+    "a list attribute read",
+    lambda x, h: x * h.rows[0] + sum(h.rows),
+    lambda h: write_entry(h.rows, 0, 5.0),
+    lambda h: h.rows.append(7.0),
+    lambda h: h.rows.reverse(),
+    lambda h: h.rows.clear(),
+)
 holding("a list attribute appended to", push_row, lambda h: h.rows.clear(), eager="side-effect")
 holding(
     "a list attribute replaced", swap_rows, lambda h: setattr(h, "rows", [4.0]), eager="side-effect"
 )
-holding("a list attribute replaced between calls", lambda x, h: x * h.rows[1],
-        lambda h: setattr(h, "rows", [1.0, 9.0]), lambda h: setattr(h, "rows", (1.0, 3.0)),
-        lambda h: setattr(h, "rows", [1.0, t(3)]))  # fmt: skip
-holding("a dict attribute read", lambda x, h: x * h.table["a"] + sum(h.table.values()),
-        lambda h: write_entry(h.table, "a", 5.0), lambda h: write_entry(h.table, "b", t(3)),
-        lambda h: write_entry(h.table, "c", 2.0), lambda h: h.table.pop("a"))  # fmt: skip
+holding(
+    "a list attribute replaced between calls",
+    lambda x, h: x * h.rows[1],
+    lambda h: setattr(h, "rows", [1.0, 9.0]),
+    lambda h: setattr(h, "rows", (1.0, 3.0)),
+    lambda h: setattr(h, "rows", [1.0, t(3)]),
+)
+holding(
+    "a dict attribute read",
+    lambda x, h: x * h.table["a"] + sum(h.table.values()),
+    lambda h: write_entry(h.table, "a", 5.0),
+    lambda h: write_entry(h.table, "b", t(3)),
+    lambda h: write_entry(h.table, "c", 2.0),
+    lambda h: h.table.pop("a"),
+)
 holding("a dict attribute appended to", put_entry, lambda h: h.table.clear(), eager="side-effect")
 holding(
     "a dict attribute replaced",
@@ -716,9 +733,13 @@ holding(
     lambda h: setattr(h, "table", {"a": 4.0}),
     eager="side-effect",
 )
-holding("a dict attribute replaced between calls", lambda x, h: x * h.table["a"],
-        lambda h: setattr(h, "table", {"a": 9.0}), lambda h: setattr(h, "table", {"a": t(3)}),
-        lambda h: setattr(h, "table", {}))  # fmt: skip
+holding(
+    "a dict attribute replaced between calls",
+    lambda x, h: x * h.table["a"],
+    lambda h: setattr(h, "table", {"a": 9.0}),
+    lambda h: setattr(h, "table", {"a": t(3)}),
+    lambda h: setattr(h, "table", {}),
+)
 
 
 class Mode(enum.Enum):
@@ -741,14 +762,33 @@ def chosen(name: str, function: Any, *values: Any, eager: str = "") -> None:
     case(S, name, eager=eager)(program)
 
 
-chosen("enum arguments", lambda x, m: x + 2 if m is Mode.ADD else x * m.value,
-       Mode.ADD, Mode.MUL, Mode.ADD)  # fmt: skip
-chosen("string arguments", lambda x, s: (x + 2 if s == "add" else x * len(s), s.upper()),
-       "add", "mul", "multiply", "add")  # fmt: skip
-chosen("None arguments", lambda x, m: x * 2 if m is None else x * m + 1,
-       None, 0, torch.ones(3), None)  # fmt: skip
-chosen("tuple arguments", lambda x, p: x.sum() * p[0] + len(p),
-       (1, 2), (2, 1), (1, 2, 3), (torch.ones(()), 2), (1, 2))  # fmt: skip
+chosen(
+    "enum arguments",
+    lambda x, m: x + 2 if m is Mode.ADD else x * m.value,
+    Mode.ADD,
+    Mode.MUL,
+    Mode.ADD,
+)
+chosen(
+    "string arguments",
+    lambda x, s: (x + 2 if s == "add" else x * len(s), s.upper()),
+    "add",
+    "mul",
+    "multiply",
+    "add",
+)
+chosen(
+    "None arguments", lambda x, m: x * 2 if m is None else x * m + 1, None, 0, torch.ones(3), None
+)
+chosen(
+    "tuple arguments",
+    lambda x, p: x.sum() * p[0] + len(p),
+    (1, 2),
+    (2, 1),
+    (1, 2, 3),
+    (torch.ones(()), 2),
+    (1, 2),
+)
 
 
 class Same:

@@ -58,11 +58,26 @@ def _(c: Wrap) -> Iterator[Any]:
 calling(
     "overlapping views as arguments where one is written",
     lambda x, y, base: (x.mul_(2), y + 1, base.sum()),
-    overlapping(2), overlapping(4), overlapping(1), overlapping(0), overlapping(2),eager="mutation")  # fmt: skip
-calling("input returned as output", lambda x, n: (x, x * n, x),
-        lambda: (t(3), 2), lambda: (t(3), 1), lambda: (t(3, 2), 2))  # fmt: skip
-calling("view of input returned", lambda x: (x[1:], x.t(), x.view(-1)[::2], x * 2),
-        lambda: (t(4, 3),), lambda: (t(3, 2),))  # fmt: skip
+    overlapping(2),
+    overlapping(4),
+    overlapping(1),
+    overlapping(0),
+    overlapping(2),
+    eager="mutation",
+)
+calling(
+    "input returned as output",
+    lambda x, n: (x, x * n, x),
+    lambda: (t(3), 2),
+    lambda: (t(3), 1),
+    lambda: (t(3, 2), 2),
+)
+calling(
+    "view of input returned",
+    lambda x: (x[1:], x.t(), x.view(-1)[::2], x * 2),
+    lambda: (t(4, 3),),
+    lambda: (t(3, 2),),
+)
 
 
 @case(T, "two outputs sharing storage")
@@ -113,10 +128,16 @@ def write_transposed(x: Any) -> Any:
 calling("in-place on an input", add_in_place, lambda: (t(4, 3),), lambda: (t(4, 3).t(),))
 calling("in-place on a view of it", write_view, lambda: (t(4, 3),), lambda: (t(4, 4, 3)[:, 0],))
 calling("in-place on a slice with step", write_steps, lambda: (t(7, 2),), lambda: (t(8, 2),))
-calling("in-place on a transposed view", write_transposed,
-        lambda: (t(4, 3),), lambda: (t(3, 4).t(),))  # fmt: skip
-calling("in-place on an expanded tensor (eager's error)", lambda x: x.add_(1),
-        lambda: (t(1).expand(4),), lambda: (t(4),), lambda: (t(1).expand(4),))  # fmt: skip
+calling(
+    "in-place on a transposed view", write_transposed, lambda: (t(4, 3),), lambda: (t(3, 4).t(),)
+)
+calling(
+    "in-place on an expanded tensor (eager's error)",
+    lambda x: x.add_(1),
+    lambda: (t(1).expand(4),),
+    lambda: (t(4),),
+    lambda: (t(1).expand(4),),
+)
 
 
 def outs(x: Any, y: Any) -> Any:
@@ -175,33 +196,77 @@ def empty_results(x: Any) -> Any:
     return x + 1, x.sum(), x.sum(0), x.sum(1), torch.cat([x, x]), x.mean(), x.prod(0), x.t()
 
 
-calling("non-contiguous", layouts, lambda: (t(3, 4).t(),), lambda: (t(8, 6)[::2, 1::3],),
-        lambda: (t(4, 3),))  # fmt: skip
-calling("channels-last", images,
-        lambda: (t(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),),
-        lambda: (t(2, 3, 4, 4),))  # fmt: skip
+calling(
+    "non-contiguous",
+    layouts,
+    lambda: (t(3, 4).t(),),
+    lambda: (t(8, 6)[::2, 1::3],),
+    lambda: (t(4, 3),),
+)
+calling(
+    "channels-last",
+    images,
+    lambda: (t(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),),
+    lambda: (t(2, 3, 4, 4),),
+)
 calling("zero-size", empty_results, lambda: (t(0, 3),), lambda: (t(3, 0),), lambda: (t(2, 3),))
-calling("zero-dimensional", lambda x: (x + 1, x.sum(), x.view(1), x.max(), x.softmax(0), x.add_(1)),
-        lambda: (t(),), lambda: (t(1),), lambda: (torch.tensor(3),))  # fmt: skip
-calling("negative-stride", lambda x: (x.flip(0) * 2, x.flip(0, 1)[1:] + x[1:], x.sum(0)),
-        lambda: (torch.from_numpy(t(3, 4).numpy()[::-1].copy()),),
-        lambda: (t(4, 3).flip(0).t(),))  # fmt: skip
-calling("zero-stride", lambda x: (x * 2, x.sum(0), x + 1, x.expand(2, *x.shape), x.contiguous()),
-        lambda: (t(1, 3).expand(4, 3),), lambda: (t(4, 1).expand(4, 3),), lambda: (t(4, 3),))  # fmt: skip
-calling("conjugate", lambda x: (x * 2, x.conj(), x.real, x.imag + 1, x.conj() * x),
-        lambda: (t(3, dtype=torch.complex64).conj(),),
-        lambda: (t(3, dtype=torch.complex64),), eager="tensor")  # fmt: skip
-calling("negative-bit", lambda x: (x * 2, x + x.exp(), x),
-        lambda: (t(3, dtype=torch.complex64).conj().imag,), lambda: (t(3),), eager="tensor")  # fmt: skip
-calling("view of another dtype returned", lambda x: (x.view(torch.int32), x * 2),
-        lambda: (t(3),), lambda: (t(3, 2),), eager="output")  # fmt: skip
-calling("sparse", lambda x, y: (x @ y, x.to_dense() + 1, x * 2),
-        lambda: (torch.eye(3).to_sparse(), t(3, 2)), lambda: (torch.eye(3), t(3, 2)), eager="tensor")  # fmt: skip
+calling(
+    "zero-dimensional",
+    lambda x: (x + 1, x.sum(), x.view(1), x.max(), x.softmax(0), x.add_(1)),
+    lambda: (t(),),
+    lambda: (t(1),),
+    lambda: (torch.tensor(3),),
+)
+calling(
+    "negative-stride",
+    lambda x: (x.flip(0) * 2, x.flip(0, 1)[1:] + x[1:], x.sum(0)),
+    lambda: (torch.from_numpy(t(3, 4).numpy()[::-1].copy()),),
+    lambda: (t(4, 3).flip(0).t(),),
+)
+calling(
+    "zero-stride",
+    lambda x: (x * 2, x.sum(0), x + 1, x.expand(2, *x.shape), x.contiguous()),
+    lambda: (t(1, 3).expand(4, 3),),
+    lambda: (t(4, 1).expand(4, 3),),
+    lambda: (t(4, 3),),
+)
+calling(
+    "conjugate",
+    lambda x: (x * 2, x.conj(), x.real, x.imag + 1, x.conj() * x),
+    lambda: (t(3, dtype=torch.complex64).conj(),),
+    lambda: (t(3, dtype=torch.complex64),),
+    eager="tensor",
+)
+calling(
+    "negative-bit",
+    lambda x: (x * 2, x + x.exp(), x),
+    lambda: (t(3, dtype=torch.complex64).conj().imag,),
+    lambda: (t(3),),
+    eager="tensor",
+)
+calling(
+    "view of another dtype returned",
+    lambda x: (x.view(torch.int32), x * 2),
+    lambda: (t(3),),
+    lambda: (t(3, 2),),
+    eager="output",
+)
+calling(
+    "sparse",
+    lambda x, y: (x @ y, x.to_dense() + 1, x * 2),
+    lambda: (torch.eye(3).to_sparse(), t(3, 2)),
+    lambda: (torch.eye(3), t(3, 2)),
+    eager="tensor",
+)
 
 
-calling("quantised", lambda x: (x.dequantize() * 2, x),
-        lambda: (torch.quantize_per_tensor(t(4), 0.1, 3, torch.quint8),),
-        lambda: (torch.quantize_per_tensor(t(4), 0.5, 1, torch.qint8),), eager="tensor")  # fmt: skip
+calling(
+    "quantised",
+    lambda x: (x.dequantize() * 2, x),
+    lambda: (torch.quantize_per_tensor(t(4), 0.1, 3, torch.quint8),),
+    lambda: (torch.quantize_per_tensor(t(4), 0.5, 1, torch.qint8),),
+    eager="tensor",
+)
 
 
 def arithmetic(x: Any) -> Any:
@@ -235,7 +300,7 @@ def float8_arithmetic(x: Any) -> Any:
 def integer_arithmetic(x: Any) -> Any:
     return (
         x + x, x * 2, x * 1.5, x - 1, x / 3, -x, x.abs(), x > 1, x.sum(), x.float().mean(),
-        x // 2, x % 3, x & 3, x | 4, x ^ x.flip(0), ~x, x.max(), torch.where(x > 0, x, 0), x.add_(1),
+        x // 2, x % 3, x & 3, x | 4, x ^ x.flip(0), ~x, x.max(), x.where(x > 0, 0), x.add_(1),
     )  # fmt: skip
 
 
@@ -261,8 +326,13 @@ DTYPES: tuple[tuple[Any, Any], ...] = (
     (torch.uint8, integer_arithmetic),
     (torch.bool, boolean_arithmetic),
 )
-OTHER = {torch.complex64: torch.complex128, torch.float8_e4m3fn: torch.float8_e5m2,
-         torch.float64: torch.float32, torch.int64: torch.int32, torch.bool: torch.uint8}  # fmt: skip
+OTHER = {
+    torch.complex64: torch.complex128,
+    torch.float8_e4m3fn: torch.float8_e5m2,
+    torch.float64: torch.float32,
+    torch.int64: torch.int32,
+    torch.bool: torch.uint8,
+}
 
 
 def of_dtype(dtype: Any, function: Any) -> None:
@@ -287,22 +357,34 @@ def promoted_0d(x: Any, s: Any) -> Any:
     return x + s, x * s, torch.where(x > 0, x, s), torch.cat([x, x * s]), torch.maximum(x, s)
 
 
-calling("Python scalar against tensor promotion", promoted,
-        *(lambda d=d: (t(4, dtype=d),) for d in (
-            torch.int32, torch.float16, torch.bool, torch.uint8, torch.float64)))  # fmt: skip
-calling("Python complex scalar against tensor promotion", lambda x: (x + 1j, x * 2j, x - (1 + 0j)),
-        lambda: (t(4),), lambda: (t(4, dtype=torch.int32),))  # fmt: skip
-calling("0-d promotion", promoted_0d,
-        lambda: (t(3), torch.tensor(2.5, dtype=torch.float64)),
-        lambda: (t(3, dtype=torch.int32), torch.tensor(2.5)),
-        lambda: (t(3, dtype=torch.float16), torch.tensor(2)),
-        lambda: (t(3), torch.tensor([2.5], dtype=torch.float64)))  # fmt: skip
+calling(
+    "Python scalar against tensor promotion",
+    promoted,
+    *(
+        lambda d=d: (t(4, dtype=d),)
+        for d in (torch.int32, torch.float16, torch.bool, torch.uint8, torch.float64)
+    ),
+)
+calling(
+    "Python complex scalar against tensor promotion",
+    lambda x: (x + 1j, x * 2j, x - (1 + 0j)),
+    lambda: (t(4),),
+    lambda: (t(4, dtype=torch.int32),),
+)
+calling(
+    "0-d promotion",
+    promoted_0d,
+    lambda: (t(3), torch.tensor(2.5, dtype=torch.float64)),
+    lambda: (t(3, dtype=torch.int32), torch.tensor(2.5)),
+    lambda: (t(3, dtype=torch.float16), torch.tensor(2)),
+    lambda: (t(3), torch.tensor([2.5], dtype=torch.float64)),
+)
 
 
 def divided(x: Any, y: Any) -> Any:
     return (
-        x // y, x % y, x / y, torch.fmod(x, y), x.remainder(y), torch.div(x, y, rounding_mode="trunc"),
-        x // -2, x % -3, -7 // y, -7 % y,
+        x // y, x % y, x / y, torch.fmod(x, y), x.remainder(y),
+        torch.div(x, y, rounding_mode="trunc"), x // -2, x % -3, -7 // y, -7 % y,
     )  # fmt: skip
 
 
@@ -313,20 +395,39 @@ def signed(dtype: Any) -> Callable[[], tuple[Any, ...]]:
     )
 
 
-calling("integer division and modulo of negatives", divided,
-        signed(torch.int64), signed(torch.int32), signed(torch.int8), signed(torch.float32))  # fmt: skip
-calling("shifts", lambda x, n: (x << n, x >> n, x << 1, x >> 1, 1 << n),
-        *(lambda d=d: (torch.tensor([-8, -1, 0, 1, 5, 100]).to(d), torch.tensor([0, 1, 2, 3, 6, 7]).to(d))
-          for d in (torch.int64, torch.int32, torch.int8, torch.uint8)))  # fmt: skip
+calling(
+    "integer division and modulo of negatives",
+    divided,
+    signed(torch.int64),
+    signed(torch.int32),
+    signed(torch.int8),
+    signed(torch.float32),
+)
+calling(
+    "shifts",
+    lambda x, n: (x << n, x >> n, x << 1, x >> 1, 1 << n),
+    *(
+        lambda d=d: (
+            torch.tensor([-8, -1, 0, 1, 5, 100]).to(d),
+            torch.tensor([0, 1, 2, 3, 6, 7]).to(d),
+        )
+        for d in (torch.int64, torch.int32, torch.int8, torch.uint8)
+    ),
+)
 
 
 def wraps(x: Any) -> Any:
     return x * 100 + x, x + x.max(), x.cumsum(0), x.prod(), -x, x.abs(), x - 1, x.sum(), x * x
 
 
-calling("overflow wrap", wraps,
-        *(lambda d=d: (torch.tensor([torch.iinfo(d).min, torch.iinfo(d).max, 77, 1]).to(d),)
-          for d in (torch.int8, torch.int32, torch.int64, torch.uint8)))  # fmt: skip
+calling(
+    "overflow wrap",
+    wraps,
+    *(
+        lambda d=d: (torch.tensor([torch.iinfo(d).min, torch.iinfo(d).max, 77, 1]).to(d),)
+        for d in (torch.int8, torch.int32, torch.int64, torch.uint8)
+    ),
+)
 
 
 def odd() -> tuple[Any, ...]:
@@ -341,22 +442,71 @@ def even() -> tuple[Any, ...]:
     return (t(3, 4),)
 
 
-calling("NaN and infinity through min/max", lambda x: (
-    x.max(1), x.min(0), x.amax(0), x.amin(1), x.max(), torch.maximum(x, x.flip(0)),
-    torch.fmax(x, x.flip(0)), torch.minimum(x, x * 0), x.aminmax(dim=1),
-), odd, even, odd_half)  # fmt: skip
-calling("NaN and infinity through argmax", lambda x: (x.argmax(1), x.argmin(0), x.argmax()),
-        odd, even, odd_half)  # fmt: skip
-calling("NaN and infinity through sort", lambda x: (x.sort(1), x.argsort(dim=0, stable=True), x.topk(2)),
-        odd, even, odd_half)  # fmt: skip
-calling("NaN and infinity through clamp", lambda x: (
-    x.clamp(0, 1), x.clamp(min=0.5), x.clamp(max=NAN), torch.relu(x), x.clamp(x.flip(0), x * 0),
-    functional.hardtanh(x), functional.leaky_relu(x),
-), odd, even, odd_half)  # fmt: skip
-calling("NaN and infinity through comparisons", lambda x: (
-    x > 1, x <= x, x == x, x != x, x < INF, x.isnan(), x.isinf(), torch.nan_to_num(x), x.sign(),
-    torch.where(x > 0, x, -x), x.bool(),
-), odd, even, odd_half)  # fmt: skip
+calling(
+    "NaN and infinity through min/max",
+    lambda x: (
+        x.max(1),
+        x.min(0),
+        x.amax(0),
+        x.amin(1),
+        x.max(),
+        torch.maximum(x, x.flip(0)),
+        torch.fmax(x, x.flip(0)),
+        torch.minimum(x, x * 0),
+        x.aminmax(dim=1),
+    ),
+    odd,
+    even,
+    odd_half,
+)
+calling(
+    "NaN and infinity through argmax",
+    lambda x: (x.argmax(1), x.argmin(0), x.argmax()),
+    odd,
+    even,
+    odd_half,
+)
+calling(
+    "NaN and infinity through sort",
+    lambda x: (x.sort(1), x.argsort(dim=0, stable=True), x.topk(2)),
+    odd,
+    even,
+    odd_half,
+)
+calling(
+    "NaN and infinity through clamp",
+    lambda x: (
+        x.clamp(0, 1),
+        x.clamp(min=0.5),
+        x.clamp(max=NAN),
+        torch.relu(x),
+        x.clamp(x.flip(0), x * 0),
+        functional.hardtanh(x),
+        functional.leaky_relu(x),
+    ),
+    odd,
+    even,
+    odd_half,
+)
+calling(
+    "NaN and infinity through comparisons",
+    lambda x: (
+        x > 1,
+        x <= x,
+        x == x,
+        x != x,
+        x < INF,
+        x.isnan(),
+        x.isinf(),
+        torch.nan_to_num(x),
+        x.sign(),
+        torch.where(x > 0, x, -x),
+        x.bool(),
+    ),
+    odd,
+    even,
+    odd_half,
+)
 
 
 @case(T, "-0.0", wrong="changed warm")
@@ -402,11 +552,20 @@ def _(c: Wrap) -> Iterator[Any]:
             yield [bits(y) for y in f(x)]
 
 
-calling("size-1 dims broadcast", lambda x, y: (x + y, x * y.t(), (x - y).sum(0), torch.where(x > y, x, y)),
-        lambda: (t(3, 1), t(1, 3)), lambda: (t(3, 3), t(1, 3)), lambda: (t(1, 1), t(1, 1)),
-        lambda: (t(3, 3), t(3, 1)), lambda: (t(3, 3), t(3, 3)))  # fmt: skip
-calling("a dimension that changes 2→1→0", lambda x, y: (x + y, x.softmax(0), x.sum(0), x.shape[0]),
-        *(lambda n=n: (t(n, 3), t(1, 3)) for n in (2, 1, 0, 2)))  # fmt: skip
+calling(
+    "size-1 dims broadcast",
+    lambda x, y: (x + y, x * y.t(), (x - y).sum(0), torch.where(x > y, x, y)),
+    lambda: (t(3, 1), t(1, 3)),
+    lambda: (t(3, 3), t(1, 3)),
+    lambda: (t(1, 1), t(1, 1)),
+    lambda: (t(3, 3), t(3, 1)),
+    lambda: (t(3, 3), t(3, 3)),
+)
+calling(
+    "a dimension that changes 2→1→0",
+    lambda x, y: (x + y, x.softmax(0), x.sum(0), x.shape[0]),
+    *(lambda n=n: (t(n, 3), t(1, 3)) for n in (2, 1, 0, 2)),
+)
 
 
 @case(T, "rounding to half precision where eager rounds")
@@ -594,8 +753,13 @@ def through_numpy(x: Any) -> Any:
     return torch.from_numpy(numpy.cumsum((x * 2).numpy(), 0)) + 1
 
 
-calling("NumPy round trips (eager frame)", through_numpy,
-        lambda: (t(3, 2),), lambda: (t(2, 2),), eager="data-dependent")  # fmt: skip
+calling(
+    "NumPy round trips (eager frame)",
+    through_numpy,
+    lambda: (t(3, 2),),
+    lambda: (t(2, 2),),
+    eager="data-dependent",
+)
 
 
 def listed(x: Any) -> Any:

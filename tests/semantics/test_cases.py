@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,17 @@ def test_reasons(key: str, runs: dict[str, Any]) -> None:
     assert {r["kind"] for r in case_runs.reasons(result)} == case.eager, result["reasons"]
     if not case.eager:
         assert result["runs"], "no plan ran, and no reason is given"
+
+
+def test_page_shows_the_run(runs: dict[str, Any]) -> None:
+    """docs/semantics.md has every case with its outcome, and how many have which."""
+    page = (case_runs.ROOT / "docs" / "semantics.md").read_text()
+    shown = {}
+    for part in page.split("\n## ")[1:]:
+        section, table = part.split("\n", 1)
+        for name, outcome in re.findall(r"^\| ([^|]+) \| ([^|]+) \|", table, re.M)[1:]:
+            shown[f"{section}: {name}"] = outcome
+    found = {key: case_runs.outcome(result) for key, result in runs["cold"].items()}
+    assert shown == found, "run `python tools/semantics.py --write` and look at it"
+    total = [[*found.values()].count(each) for each in case_runs.OUTCOMES]
+    assert f"| total | {' | '.join(map(str, [*total, len(found)]))} |" in page
