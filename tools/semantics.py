@@ -30,9 +30,9 @@ INTRODUCTION = """\
 # Never wrong, never stale
 
 Ways in which a tracing compiler has returned the wrong answer before, each a small program that
-runs eagerly and compiled. Compared are values, dtypes, devices, strides, aliasing, `requires_grad`, side
-effects, what is printed, and the random numbers drawn afterwards: on the first call, on compiled
-ones, after a change, and in a second process that finds the plans of the first one on disk.
+runs eagerly and compiled. Compared are values, dtypes, devices, strides, aliasing, `requires_grad`,
+side effects, what is printed, and the random numbers drawn afterwards: on the first call, on
+compiled ones, after a change, and in a second process that finds the plans of the first on disk.
 
 A case is *compiled* if every call that is not recorded runs a plan; *compiled in part* if some
 calls run plans and others are eager, for the reason shown; *eager* if all are. The programs are in

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib
 import json
 import os
 import sys
@@ -27,13 +26,10 @@ import torch
 from tracejit.dispatch import Entry
 from tracejit.runtime import log
 
-from .cases import CASES, Case
+from .cases import Case, load
 from .support import PHASES, Seen, compiled, plain
 
 ROOT = Path(__file__).resolve().parents[2]
-for module in sorted(Path(__file__).parent.glob("cases_*.py")):
-    importlib.import_module(f"{__package__}.{module.stem}")
-
 runs = 0  # of plans
 
 
@@ -153,7 +149,7 @@ def main() -> None:
     _count_runs()
     gc.freeze()
     results = {}
-    for key, case in CASES.items():
+    for key, case in load().items():
         if only in key:
             results[key] = asdict(run(case))
             gc.collect()

@@ -10,6 +10,7 @@ cases_*.py, one module a section.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,19 @@ import torch
 
 from .support import CHANGED, PHASES, Program, Wrap, attempt
 
-__all__ = ["CASES", "CHANGED", "PHASES", "Case", "Wrap", "attempt", "bits", "called", "case", "t"]
+__all__ = [
+    "CASES",
+    "CHANGED",
+    "PHASES",
+    "Case",
+    "Wrap",
+    "attempt",
+    "bits",
+    "called",
+    "case",
+    "load",
+    "t",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,14 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+MODULES = ("state", "tensors", "control", "random", "context", "effects")
+
+
+def load() -> dict[str, Case]:
+    """All cases, by section."""
+    for name in MODULES:
+        importlib.import_module(f"{__package__}.cases_{name}")
+    return CASES
 
 
 def case(section: str, name: str, eager: str = "", wrong: str = "") -> Callable[[Program], Program]:

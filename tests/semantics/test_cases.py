@@ -4,19 +4,16 @@ that finds the plans of another one."""
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from . import case_runs
-from .cases import CASES, PHASES
+from .cases import PHASES, load
 
-for module in sorted(Path(__file__).parent.glob("cases_*.py")):
-    importlib.import_module(f"{__package__}.{module.stem}")
+CASES = load()
 
 
 @pytest.fixture(scope="session")
