@@ -43,7 +43,7 @@ def test_case(key: str, phase: str, runs: dict[str, Any]) -> None:
         pytest.xfail(differs)
     assert not differs
     if phase == "warm" and not case.eager and "local" not in result["sources"]:
-        assert set(result["sources"]) == {"disk"}
+        assert set(result["sources"]) <= {"disk"}
 
 
 @pytest.mark.parametrize("key", CASES)
