@@ -5,7 +5,7 @@ READY := .venv/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test semantics check format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -15,6 +15,9 @@ demo: $(READY) ## train a small vision transformer, compile it, check it, start 
 
 test: $(READY) ## the tests (under ten minutes on two cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+semantics: $(READY) ## ways in which a compiler can be wrong: how many are compiled, and why others are not
+	@$(BIN)/python tools/semantics.py $(ARGS)
 
 check: $(READY) ## lint, format, types, and the tree in figures
 	@$(BIN)/ruff check .
