@@ -232,7 +232,7 @@ def test_the_trace_tree() -> None:
       entry 2
   {file} in decided: False
     {file} in decided: size (0, 1)
-      entry 1
+    entry 1
 """
         in text
     )

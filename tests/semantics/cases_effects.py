@@ -161,7 +161,7 @@ class State:
     mean: Any = None
 
 
-@case(E, "attribute mutation of reached objects: of a dataclass", eager="side-effect")
+@case(E, "attribute mutation of reached objects: of a dataclass")
 def _(c: Wrap) -> Iterator[Any]:
     def f(x: Any, s: State) -> Any:
         s.mean = x.mean() if s.mean is None else s.mean * 0.5 + x.mean() * 0.5
@@ -199,7 +199,7 @@ def _(c: Wrap) -> Iterator[Any]:
         assert len(found.entries) <= 2 and len(found.refused) <= 2, "compiled again and again"
 
 
-@case(E, "counters that results depend on", eager="side-effect")
+@case(E, "counters that results depend on")
 def _(c: Wrap) -> Iterator[Any]:
     class Warming(nn.Module):
         step = 0
@@ -335,7 +335,7 @@ def marks(x: Any) -> Any:
     return x * 2
 
 
-@case(E, "a global set to the constant that it is", wrong="changed warm")
+@case(E, "a global set to the constant that it is")
 def _(c: Wrap) -> Iterator[Any]:
     global MARK
     MARK = "marked"
@@ -348,7 +348,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(t(3)), MARK
 
 
-@case(E, "a closure variable set to the constant that it is", eager="side-effect")
+@case(E, "a closure variable set to the constant that it is")
 def _(c: Wrap) -> Iterator[Any]:
     mark: Any = "marked"
 

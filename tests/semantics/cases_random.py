@@ -78,7 +78,7 @@ drawing(
 )
 
 
-@case(R, "generators passed in", eager="compiler op")
+@case(R, "generators passed in", eager="random")
 def _(c: Wrap) -> Iterator[Any]:
     f = c(lambda x, g: x + torch.rand(3, generator=g) * torch.randn(3, generator=g))
     g = torch.Generator().manual_seed(3)

@@ -236,7 +236,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(t(3)), f(t(3)), m.steps, before
 
 
-@case(S, "buffer updated in forward: an exponential moving average", eager="side-effect")
+@case(S, "buffer updated in forward: an exponential moving average")
 def _(c: Wrap) -> Iterator[Any]:
     class Average(nn.Module):
         decay = 0.9
@@ -261,7 +261,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(t(2, 3)), m.mean
 
 
-@case(S, "buffer updated in forward: a KV cache that grows", eager="side-effect")
+@case(S, "buffer updated in forward: a KV cache that grows")
 def _(c: Wrap) -> Iterator[Any]:
     class Cached(nn.Module):
         def __init__(self) -> None:
@@ -337,7 +337,7 @@ def adds_to_global(x: Any) -> Any:
     return TOTAL * 2
 
 
-@case(S, "global variable rebound by the function (global)", eager="side-effect")
+@case(S, "global variable rebound by the function (global)")
 def _(c: Wrap) -> Iterator[Any]:
     global TOTAL
     TOTAL = torch.zeros(3)
@@ -349,7 +349,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(t(3)), f(t(3)), TOTAL
 
 
-@case(S, "closure variable rebound by the function (nonlocal)", eager="side-effect")
+@case(S, "closure variable rebound by the function (nonlocal)")
 def _(c: Wrap) -> Iterator[Any]:
     total = torch.zeros(3)
 
