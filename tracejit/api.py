@@ -108,6 +108,11 @@ def wrap(function: Any, options: Options) -> Any:
     return CompiledFunction(function, options)
 
 
+def wrap_part(called: Any, options: Options) -> Any:
+    """What a function that runs eagerly calls, compiled; as it is if it is compiled already."""
+    return called if is_compiled(called) else wrap(called, options)
+
+
 # Torch's own compiler takes this as true in the code that it traces. (A call costs 0.02 µs.)
 _traced_by_dynamo = torch.compiler.is_dynamo_compiling
 

@@ -29,10 +29,17 @@ from tracejit.runtime.identity import describe, function_key
 from tracejit.runtime.plan import Leave, Run
 from tracejit.runtime.reasons import Reason
 
+# What refuses a call as a whole, and says nothing about the calls in it.
+BY_PARTS = frozenset(
+    ("impure", "side-effect", "unguardable", "random", "data-dependent", "output", "op", "mutation")
+    + ("entries",)
+)
+
 if TYPE_CHECKING:
     from tracejit.runtime.bind import Bound
     from tracejit.runtime.checker import Checker
     from tracejit.runtime.guards import Failure, GuardSet
+    from tracejit.split import Parts
 
 MOST_REASONS = 50  # kept for explain
 MOST_ENTRIES = 8  # compiled entries of one function, and also refused signatures
@@ -142,6 +149,7 @@ class Dispatcher:
         self.refused: dict[Any, Reason] = {}  # signature of a call -> why it was not captured
         self.once: set[Any] = set()  # signatures of calls that had side effects once
         self.reasons: list[Reason] = []  # fallbacks so far, each once
+        self.parts: Parts | None = None  # calls compiled on their own, if the whole runs eagerly
         self.traces: list[Any] = []  # the program after each stage of the last compilation
         self.lock = forks.Lock(threading.Lock)  # not reentrant: a nested call runs eagerly
         _all.add(self)
@@ -149,6 +157,12 @@ class Dispatcher:
     @property
     def name(self) -> str:
         return describe(self.function)
+
+    @property
+    def helps(self) -> bool:
+        """Whether there is, or may yet be, something compiled to run."""
+        inner = self.parts is not None and self.parts.made
+        return bool(self.entries or inner or len(self.refused) < 2)
 
     def __call__(
         self,
@@ -258,7 +272,21 @@ class Dispatcher:
         self.note(reason)
         if self.strict:
             raise RanEagerly(name=self.name, reason=reason)
-        return self.function(*args, **kwargs)
+        return self.apart(reason)(*args, **kwargs)
+
+    def apart(self, reason: Reason) -> Callable[..., Any]:
+        """The function, its calls compiled on their own where that may be and helps."""
+        if reason.kind not in BY_PARTS:
+            return self.function
+        if self.parts is None:
+            from tracejit.api import dispatcher_of, wrap_part
+            from tracejit.split import Parts
+
+            self.parts = Parts(
+                functools.partial(wrap_part, options=self.options),
+                lambda compiled: dispatcher_of(compiled).helps,
+            )
+        return self.parts.of(self.function) or self.function
 
     def miss(
         self,

@@ -144,6 +144,7 @@ class Explanation:
     entries: list[EntryReport]
     fallbacks: list[Reason]
     recompiled: list[Recompile] = field(default_factory=list)
+    parts: list[Explanation] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values, with these keys.
@@ -168,6 +169,7 @@ class Explanation:
                           in `decisions`, what the data decided: [[line, outcome]], in order
           plan_text       the plan's source; graph: the operations as recorded, and after passes
         fallbacks       calls that ran eagerly: [{kind, text, place, about}]
+        parts           calls compiled on their own, because the whole runs eagerly: the same again
         recompiled      why each further entry was needed: [{entry, path, check, was, now, text}]
         """
         return {
@@ -175,6 +177,7 @@ class Explanation:
             "backend": self.backend,
             "entries": [entry.to_json() for entry in self.entries],
             "fallbacks": [r.to_json() | {"about": KINDS.get(r.kind, "")} for r in self.fallbacks],
+            "parts": [part.to_json() for part in self.parts],
             "recompiled": [asdict(each) | {"text": str(each)} for each in self.recompiled],
         }
 
@@ -197,12 +200,18 @@ def explain(function: Any, /, *args: Any, **kwargs: Any) -> Explanation:
     if args or kwargs:
         function(*args, **kwargs)
     worker.drain()
+    return _explained(dispatcher)
+
+
+def _explained(dispatcher: Dispatcher) -> Explanation:
+    made = dispatcher.parts.made.values() if dispatcher.parts is not None else ()
     return Explanation(
         dispatcher.name,
         dispatcher.options.backend,
         [_entry_report(entry, dispatcher) for entry in dispatcher.entries],
         list(dispatcher.reasons),
         _recompiled(dispatcher),
+        [_explained(dispatcher_of(compiled)) for _, compiled in made],
     )
 
 

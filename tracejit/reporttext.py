@@ -36,7 +36,24 @@ def lines(
     if found.fallbacks:
         text += ["", "calls that ran eagerly:"]
         text += [f"  {_first_line(reason)}" for reason in found.fallbacks]
+    text += _part_lines(found.parts)
     return text
+
+
+def _part_lines(parts: list[Explanation]) -> list[str]:
+    """What was compiled of a function that runs eagerly as a whole, in numbers."""
+    text = ["", "calls in it, compiled on their own:"] if parts else []
+    counted: dict[str, int] = {}
+    for part in parts:
+        kernels = sum(len(e.program.get("kernels", [])) for e in part.entries)
+        line = f"{part.name}: {plural(len(part.entries), 'entry')}, {plural(kernels, 'kernel')}"
+        why = "".join(
+            f"; eager: {_first_line(reason).splitlines()[0]}" for reason in part.fallbacks
+        )
+        inner = len(part.parts)
+        line += why + (f"; {plural(inner, 'call')} in it compiled on their own" if inner else "")
+        counted[line] = counted.get(line, 0) + 1
+    return text + [f"  {line}{times(number)}" for line, number in counted.items()]
 
 
 def _trees(entries: list[EntryReport]) -> list[str]:

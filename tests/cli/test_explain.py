@@ -158,7 +158,7 @@ def test_texts_that_are_asked_for() -> None:
 def test_json_has_all_of_it() -> None:
     words = ("shop:Net", "--args", "torch.randn(4, 8)", "--args", "torch.randn(2, 8)")
     found = document(*words, "--backend", "interpret")
-    assert found.keys() == {"name", "backend", "entries", "fallbacks", "recompiled"}
+    assert found.keys() == {"name", "backend", "entries", "fallbacks", "parts", "recompiled"}
     assert (found["name"], found["backend"], found["fallbacks"]) == ("shop.Net", "interpret", [])
     (recompiled,) = found["recompiled"]
     assert recompiled == {

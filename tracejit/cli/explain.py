@@ -45,7 +45,7 @@ Several --args are called in turn, so that it shows why the second is compiled a
 Without a GPU, --backend or --target, kernels are compiled for cuda:90 and calls run eagerly.
 
 \b
-JSON: {"schema": 1, "name", "backend", "entries", "fallbacks", "recompiled"}
+JSON: {"schema": 1, "name", "backend", "entries", "fallbacks", "parts", "recompiled"}
   entries     [{"source": "recorded" | "disk" | "stored", "state", "target", "plan", "record",
               "hits", "seconds", "program", "guards", "ambient", "libraries", "sharing",
               "plan_text", "graph"}]
@@ -58,6 +58,7 @@ JSON: {"schema": 1, "name", "backend", "entries", "fallbacks", "recompiled"}
               "stages": [{"name", "seconds"}]}
     guards    [{"path", "check", "expected", "text"}]
   fallbacks   calls that ran eagerly: [{"kind", "text", "place", "about"}]
+  parts       calls compiled on their own, because the whole runs eagerly: the same again
   recompiled  why each further entry was needed, the guard that did not hold or the decision
               that fell otherwise: [{"entry", "path", "check", "was", "now", "text"}]
 """
