@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracejit.runtime import private
 from tracejit.runtime.outputs import Recipe
 from tracejit.runtime.plan import Leave, Run
 
@@ -37,12 +38,14 @@ def instead(call: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Ending:
     return Ending(("return instead(args, kwargs)",), {"instead": call})
 
 
-def running(run: Run, recipe: Recipe, failed: Callable[..., Any]) -> Ending:
+def running(
+    run: Run, recipe: Recipe, failed: Callable[..., Any], shown: Run | None = None
+) -> Ending:
     """Run a plan and build the return value. What the plan raises is for `failed` to judge; Leave
-    is for the caller."""
+    is for the caller. `shown`: the plan as it runs while torch's profiler is active."""
     lines = (
         "try:",
-        "    outputs = run(inputs)",
+        "    outputs = (shown if profiler._is_profiler_enabled else run)(inputs)",
         *(f"    {line}" for line in recipe.lines),
         f"    return {recipe.result}",
         "except Leave:",
@@ -50,4 +53,5 @@ def running(run: Run, recipe: Recipe, failed: Callable[..., Any]) -> Ending:
         "except Exception as error:",
         "    return failed(error, args, kwargs)",
     )
-    return Ending(lines, {**recipe.names, "run": run, "Leave": Leave, "failed": failed})
+    names = {"run": run, "shown": shown or run, "Leave": Leave, "failed": failed}
+    return Ending(lines, {**recipe.names, **names, "profiler": private.profiler()})

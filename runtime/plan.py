@@ -8,6 +8,7 @@ function without builtins.
 
 from __future__ import annotations
 
+import functools
 import linecache
 import math
 from bisect import bisect_left
@@ -40,11 +41,13 @@ class Leave(Exception):
 @dataclass(frozen=True)
 class Plan:
     """A loaded plan. `run` takes the inputs as a tuple and returns the outputs as a tuple; it may
-    raise Leave."""
+    raise Leave. `shown` does the same while torch's profiler is active: it sees each kernel by
+    name."""
 
     run: Run
     text: str
     manifest: dict[str, Any]
+    shown: Run
 
 
 def load(
@@ -62,16 +65,34 @@ def load(
     file = f"<tracejit {name}>"
     code = compile(text, file, "exec")
     check(code, frozenset(namespace) | {"run"})
-    exec(code, namespace)
     # So that a traceback through the plan shows its lines.
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    run = namespace["run"]
-    devices = sorted({d for d in manifest["allocators"].values() if not d.startswith("cpu")})
-    if devices:
-        run = _on_device(run)
-    if manifest["draws"]:
-        run = _keeping_random_state(run, bool(devices))
-    return Plan(run, text, dict(manifest))
+    devices = any(not device.startswith("cpu") for device in manifest["allocators"].values())
+
+    def function(launches: Mapping[str, Callable[..., Any]]) -> Run:
+        space = {**namespace, **launches}
+        exec(code, space)
+        run: Run = space["run"]
+        if devices:
+            run = _on_device(run)
+        return _keeping_random_state(run, devices) if manifest["draws"] else run
+
+    @functools.cache
+    def profiled() -> Run:
+        names = {name: _seen(f"tracejit::{name}", namespace[name]) for name in manifest["kernels"]}
+        return _seen(f"tracejit plan: {manifest['title']}", function(names))
+
+    return Plan(function({}), text, dict(manifest), lambda inputs: profiled()(inputs))
+
+
+def _seen(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that torch's profiler shows."""
+
+    def shown(*args: Any) -> Any:
+        with torch.profiler.record_function(name):
+            return call(*args)
+
+    return shown
 
 
 def check(code: CodeType, allowed: frozenset[str]) -> None:

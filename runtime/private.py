@@ -395,6 +395,18 @@ def jit_tracing() -> bool:
     return mode_probes()[3]() is not None
 
 
+def profiler() -> Any:
+    """Where `_is_profiler_enabled` says whether torch's profiler is active: the module
+    `torch.autograd.profiler` (torch 2.0 … 2.13).
+
+    Without it: generated kernels do not appear in the profiler on the CPU.
+    """
+    found: Any = torch.autograd.profiler
+    if hasattr(found, "_is_profiler_enabled"):
+        return found
+    return types.SimpleNamespace(_is_profiler_enabled=False)
+
+
 def is_default(generator: torch.Generator) -> bool:
     """Whether this is the CPU's default generator, by `torch.Generator._cdata` (torch 1.9 … 2.13):
     C++ hands it to Python as one object or another.

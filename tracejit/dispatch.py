@@ -116,7 +116,9 @@ class Entry:
         if run is None or self.bound is None:
             self.check.end(instead(then))
         else:
-            self.check.end(running(run, self.bound.recipe, failed=then))
+            plan = self.bound.plan
+            shown = plan.shown if run is plan.run else None
+            self.check.end(running(run, self.bound.recipe, then, shown))
 
     @property
     def decisions(self) -> list[Any]:

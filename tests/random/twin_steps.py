@@ -685,7 +685,7 @@ def written(value: Any) -> str:
 RAN = [0]  # calls that ran a compiled plan to its end
 
 
-def counted(run: Any, recipe: Any, failed: Any) -> Any:
+def counted(run: Any, recipe: Any, failed: Any, shown: Any = None) -> Any:
     """`running` that counts."""
 
     def counting(inputs: Any) -> Any:

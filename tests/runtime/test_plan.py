@@ -11,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tracejit
+from tests.executors import BACKEND
 from tracejit.codegen import memory
 from tracejit.codegen.memory import memory_plan
 from tracejit.codegen.plan import render
@@ -343,3 +345,15 @@ def test_peak_is_counted() -> None:
     steps = [kernel(f"v{i}", slot(f"v{i + 1}", 16)) for i in range(6)]
     found = memory_plan(Program([slot("v0", 16)], [*steps], ["v6"]))
     assert (found.peak, found.allocated) == (3 * 64, 64)  # two buffers are kept
+
+
+def test_the_profiler_sees_kernels_by_name(fresh_cache: Any) -> None:
+    f = tracejit.compile(lambda x: torch.softmax(x * 2, -1) + 1, backend=BACKEND, wait=True)
+    x = torch.randn(4, 8)
+    for _ in range(3):
+        f(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.testing.assert_close(f(x), torch.softmax(x * 2, -1) + 1)
+    names = {event.key for event in profile.key_averages()}
+    assert "tracejit::mul_softmax_add" in names
+    assert any(name.startswith("tracejit plan: ") for name in names)

@@ -103,6 +103,13 @@ def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("LLVMPY_Other") is max
 
 
+def test_whether_the_profiler_is_active() -> None:
+    assert not private.profiler()._is_profiler_enabled
+    with torch.profiler.profile():
+        assert private.profiler()._is_profiler_enabled
+    assert not private.profiler()._is_profiler_enabled
+
+
 def test_the_default_generator() -> None:
     seen = []
 
