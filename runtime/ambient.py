@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from tracejit.runtime import private
@@ -20,6 +24,22 @@ def traced() -> bool:
     )
 
 
+def recording() -> bool:
+    """Whether this thread is recording a call of ours."""
+    return bool(getattr(_recordings, "depth", 0))
+
+
+@contextmanager
+def being_recorded() -> Iterator[None]:
+    """Surrounds a call that is recorded."""
+    _recordings.depth = getattr(_recordings, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _recordings.depth -= 1
+
+
+_recordings = threading.local()
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes, _functorch, _function_modes, _jit_state = private.mode_probes()
 

@@ -22,6 +22,7 @@ KINDS: dict[str, str] = {
     "tensor": "a tensor has a layout, subclass or device that the graph does not represent",
     "mutation": "a write was seen that the graph does not represent",
     "data-dependent": "a result's size or Python's control flow depends on the values of a tensor",
+    "raised": "an operation raised in this call, and the program went on",
     "random": "random numbers were drawn in a way that a plan cannot repeat",
     "op": "an operation was called that the graph does not represent",
     "impure": "code ran that is not known to be free of effects (clocks, I/O, printing, random)",

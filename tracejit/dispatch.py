@@ -8,6 +8,7 @@ nothing that fits, the call runs eagerly and is recorded (tracejit.firstcall, im
 from __future__ import annotations
 
 import functools
+import opcode
 import os
 import threading
 import time
@@ -34,6 +35,9 @@ BY_PARTS = frozenset(
     ("impure", "side-effect", "unguardable", "random", "data-dependent", "output", "op", "mutation")
     + ("entries",)
 )
+
+OUTER = Reason("outer-tracer", "another tracer, mode or transform is active")
+BUSY = Reason("thread", "another call is being recorded just now")
 
 if TYPE_CHECKING:
     from tracejit.runtime.bind import Bound
@@ -69,6 +73,7 @@ class Entry:
         "dispatcher",
         "error",
         "guards",
+        "raised",
         "reason",
         "seconds",
         "source",
@@ -92,6 +97,7 @@ class Entry:
         fellows = (n for n, e in enumerate(dispatcher.entries) if e.guards.alike(guards))
         self.tree = next(fellows, len(dispatcher.entries))
         self.seconds: dict[str, float] = {}
+        self.raised = 0  # calls whose plan raised
 
     def become(self, bound: Bound, offline: bool) -> None:
         """Take the loaded plan: from now on calls run it (unless it is for a machine that is not
@@ -134,6 +140,15 @@ class Entry:
         return self.tree == entry.tree and (
             not mine or mine != [*others, [mine[-1][0], encode_number(found)]]
         )
+
+    def catches(self, error: Exception, function: Any, args: Any, kwargs: Any) -> bool:
+        """Whether the program may have caught an error of the plan's as eager's own: some of its
+        code handles errors, and a plan raised so not too often."""
+        self.raised += 1
+        if self.raised > MOST_REASONS or not isinstance(error, (RuntimeError, IndexError)):
+            return False
+        values = self.guards.values(function, args, kwargs)
+        return isinstance(values, list) and any(map(handles_errors, values))
 
     def fail(self, reason: Reason, error: BaseException | None) -> None:
         """Calls with these guards run eagerly for this reason."""
@@ -180,7 +195,7 @@ class Dispatcher:
             self.branch(entries, first, left, over)
         for closely in (False, True):  # what is bound to the very objects of this call comes first
             if closely and ambient.traced():
-                return self.function(*args, **kwargs)
+                return self.for_now(OUTER, args, kwargs)
             for entry in entries:
                 check = entry.check
                 if check in over or (check is first and not closely):
@@ -212,7 +227,11 @@ class Dispatcher:
         """A plan raised before it wrote anything, perhaps eager's own error: the eager call will
         tell. If that does not raise, the plan is at fault and is given up."""
         result = self.function(*args, **kwargs)
-        reason = Reason("compiler", f"{type(error).__name__}: {error}", "run")
+        text = f"{type(error).__name__}: {error}"
+        if entry.catches(error, self.function, args, kwargs):
+            self.note(Reason("raised", text))
+            return result
+        reason = Reason("compiler", text, "run")
         entry.run = None
         entry.fail(reason, error)
         self.note(reason)
@@ -235,7 +254,7 @@ class Dispatcher:
     def is_lasting(self, reason: Reason, signature: Any) -> bool:
         """Whether the next call of this kind is bound to be refused too, so that it need not be
         recorded."""
-        if reason.kind == "hook":  # it may be made without the profiler
+        if reason.kind in ("hook", "raised"):  # the next may be made without; or not fail
             return False
         if reason.kind != "side-effect" or signature in self.once or len(self.once) > MOST_REASONS:
             return True
@@ -276,6 +295,13 @@ class Dispatcher:
             raise RanEagerly(name=self.name, reason=reason)
         return self.apart(reason)(*args, **kwargs)
 
+    def for_now(self, reason: Reason, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run plainly a call that it is not our turn to compile: no fallback, under strict either.
+        One that our own recorder sees is recorded with the call that it is part of."""
+        if not ambient.recording():
+            self.note(reason)
+        return self.function(*args, **kwargs)
+
     def apart(self, reason: Reason) -> Callable[..., Any]:
         """The function, its calls compiled on their own where that may be and helps."""
         if reason.kind not in BY_PARTS:
@@ -310,7 +336,7 @@ class Dispatcher:
         if signature in self.refused:
             return self.eagerly(self.refused[signature], args, kwargs)
         if not self.lock.acquire(blocking=False):
-            return self.function(*args, **kwargs)  # a call is being recorded: never wait for it
+            return self.for_now(BUSY, args, kwargs)  # never wait for it
         try:
             if self.entries is seen:
                 because = left.reason if left is not None else self.failed_guard(args, kwargs)
@@ -376,6 +402,19 @@ class Dispatcher:
         return Reason(
             "entries", f"{MOST_ENTRIES} entries exist; in the newest this differs: {failed}"
         )
+
+
+def handles_errors(function: Any) -> bool:
+    """Whether a function has an `except`, or a `with` that may be one."""
+    code = getattr(function, "__code__", None)
+    return code is not None and not HANDLERS.isdisjoint(code.co_code[::2])
+
+
+HANDLERS = {
+    opcode.opmap[name]
+    for name in ("POP_EXCEPT", "CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH", "WITH_EXCEPT_START")
+    if name in opcode.opmap
+}
 
 
 def encode_number(found: Any) -> Any:

@@ -100,6 +100,15 @@ def counted(m: Any, x: Any) -> Any:
     return x + 1
 
 
+def added_to_tensors(m: Any, x: Any) -> Any:
+    """`+=` of what is no whole number reads it."""
+    m.mean += 1
+    m.box.last = m.box.last + 1
+    x.rank = getattr(x, "rank", 0)
+    x.rank += 1
+    return m.mean * 2
+
+
 def deleted(m: Any, x: Any) -> Any:
     m.box.mark = 1
     del m.box.mark
@@ -125,8 +134,8 @@ def shared(m: Any, x: Any) -> Any:
 
 
 CASES = [
-    put, buffer, slot, swapped, appended, queued, rekeyed, renamed, counted, deleted, on_class,
-    on_tensor, shared,
+    put, buffer, slot, swapped, appended, queued, rekeyed, renamed, counted, added_to_tensors,
+    deleted, on_class, on_tensor, shared,
 ]  # fmt: skip
 
 

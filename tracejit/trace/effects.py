@@ -70,7 +70,7 @@ class Effects:
         self, value: Any, node: int, name: str, code: CodeType, counted: bool = False
     ) -> None:
         """One attribute of a reached object."""
-        read = partial(_held, value, name)
+        read = partial(held_by, value, name)
         watch = self.add(node, "attr", name, read, code, id(value), counted)
         if watch.before is not MISSING:
             watch.steps.setdefault(name, step_of(value, name))
@@ -129,7 +129,7 @@ def _snapshot(value: Any) -> _Snapshot:
     return found
 
 
-def _held(value: Any, name: str) -> Any:
+def held_by(value: Any, name: str) -> Any:
     """What an object itself holds under a name: in its dict, its slots, or an nn.Module's three
     dicts.
     """

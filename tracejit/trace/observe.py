@@ -249,7 +249,9 @@ class Observer:
             if reads.global_loads:
                 self.refuse("unguardable", "globals that no module holds", frame)
             return
-        for name in reads.global_loads:
+        added = (name for name in reads.global_stores if name in reads.counts)
+        added_to = [name for name in added if type(namespace.get(name)) is not int]
+        for name in (*reads.global_loads, *added_to):
             value = namespace.get(name, MISSING)
             if value is MISSING:
                 if plan.origin == USER:

@@ -21,7 +21,7 @@ import torch
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
 from tracejit.runtime.paths import instance_dict, static
-from tracejit.trace.effects import Effects
+from tracejit.trace.effects import Effects, held_by
 from tracejit.trace.kinds import (
     HOLDERS,
     ITERATORS,
@@ -210,9 +210,10 @@ class Reach:
         if "grad" in plan.loads and value.is_leaf:
             self.child(node, "slot", "grad", value.grad)
         attributes = instance_dict(value)
-        for name in sorted(attributes.keys() & plan.loads):
-            self.step(plan, node, "attr", name, attributes[name], 0)
         reads = plan.reads
+        names = plan.loads | reads.counts if reads is not None else plan.loads
+        for name in sorted(attributes.keys() & names):
+            self.step(plan, node, "attr", name, attributes[name], 0)
         if reads is not None and reads.stores:
             self.effects.watch_tensor(value, node, reads.stores, plan.code)
 
@@ -319,6 +320,8 @@ class Reach:
         attributes = instance_dict(value)
         computed = reads.computed or (id(plan), id(value)) in self.whole
         names = plan.loads | attributes.keys() if computed else plan.loads
+        if reads.counts:  # of what is no whole number, adding to it is a read
+            names |= {n for n in reads.counts if type(held_by(value, n)) is not int}
         for name in sorted(attributes.keys() & names):
             if name not in ("_modules", "_parameters", "_buffers") or name in plan.loads:
                 self.step(plan, node, "attr", name, attributes[name], depth)
@@ -459,7 +462,7 @@ class Reach:
                 found = cell.cell_contents
             except ValueError:
                 continue
-            if plan.reads is not None and name in plan.reads.counts:
+            if plan.reads is not None and name in plan.reads.counts and type(found) is int:
                 continue
             if name != "__class__" and (user or not is_constant(found)):
                 self.step(plan, node, "cell", name, found, 0)

@@ -18,7 +18,7 @@ import torch
 
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
-from tracejit.runtime.ambient import traced
+from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.origins import Origins
@@ -76,10 +76,10 @@ class Recorder(Mode):  # type: ignore[misc]
     def running(self, observer: Any) -> Iterator[None]:
         """Everything that must surround the call."""
         if observer is None:
-            with self, watching(self.watch):
+            with being_recorded(), self, watching(self.watch):
                 yield
         else:
-            with self, observer, watching(self.watch):
+            with being_recorded(), self, observer, watching(self.watch):
                 yield
 
     def refuse(self, why: Refused) -> None:
@@ -129,7 +129,7 @@ class Recorder(Mode):  # type: ignore[misc]
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self.refuse(Refused("data-dependent", f"{facts.name} raised {type(error).__name__}"))
+            self.refuse(Refused("raised", f"{facts.name} raised {type(error).__name__}"))
             raise
         if self.refused is None:
             self._advance(step, result)

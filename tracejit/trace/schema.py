@@ -53,7 +53,7 @@ PARTS = frozenset(
     | {"aten.unsafe_split.Tensor", "aten.unsafe_split_with_sizes"}
 )
 UNSAID = frozenset({"aten._unsafe_view", "aten._reshape_alias"})
-NOTHING = frozenset({"aten.detach_", "aten.record_stream"})
+NOTHING = frozenset({"aten.detach_", "aten.record_stream", "aten.is_same_size"})
 RESHAPES = frozenset(
     {"aten.t_", "aten.transpose_", "aten.squeeze_", "aten.squeeze_.dim", "aten.squeeze_.dims"}
     | {"aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_"}
@@ -109,7 +109,7 @@ def _analyse(func: Any) -> Facts:
     written = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     if written:
         return _writing(func, name, written, random)
-    if not any("Tensor" in str(r.type) for r in schema.returns):
+    if schema.returns and not any("Tensor" in str(r.type) for r in schema.returns):
         return Facts(name, Does.REFUSE, why=("op", f"{name} returns no tensor"))
     if name in PARTS:
         return Facts(name, Does.PARTS)
