@@ -54,9 +54,13 @@ class Watch(TorchFunctionMode):
     """
 
     def __init__(
-        self, refuse: Callable[[Refused], None], listed: Callable[[torch.Tensor], None]
+        self,
+        refuse: Callable[[Refused], None],
+        listed: Callable[[torch.Tensor], None],
+        inside: Callable[[torch.Tensor], bool],
     ) -> None:
         super().__init__()
+        self.inside = inside  # whether the call made a tensor
         self.listed = listed  # told of a tensor whose numbers Python is about to get
         self.plain = False
         self.refuse = refuse
@@ -76,12 +80,16 @@ class Watch(TorchFunctionMode):
         finally:
             self.plain = False
 
-    def called(self, function: Any) -> None:
-        """A C function of a watched name is about to run."""
+    def called(self, function: Any, frame: FrameType) -> None:
+        """A C function of a watched name is about to run, called by this frame."""
         name = function.__name__
         owner = getattr(function, "__self__", None)
         tensor = owner if isinstance(owner, torch.Tensor) else None
         escape = ESCAPES.get(name)
+        if name == "requires_grad_" and tensor is not None and self.inside(tensor):
+            return  # a property of what the call made
+        if name == "run_backward" and _only_gives_gradients(frame):
+            return  # the backward pass runs below, and is recorded like anything else
         if escape is not None:
             if tensor is not None or isinstance(owner, torch.Generator) or name == "run_backward":
                 self.refuse(Refused(escape[0], escape[1].format(name)))
@@ -117,7 +125,7 @@ def watching(watch: Watch) -> Iterator[None]:
             inner(frame, event, arg)
         if event == "c_call":
             if arg.__name__ in names and frame.f_code is not ours and sys.getprofile() is hook:
-                watch.called(arg)
+                watch.called(arg, frame)
         elif (
             watch.active
             and event in ("c_return", "c_exception")
@@ -133,6 +141,16 @@ def watching(watch: Watch) -> Iterator[None]:
         watch.leave()
         if sys.getprofile() is hook:  # an observer that gave up has put back what was there before
             sys.setprofile(inner)
+
+
+def _only_gives_gradients(frame: FrameType) -> bool:
+    """Whether autograd runs for `torch.autograd.grad`, which leaves no `.grad` behind, and in this
+    thread, which is so on the CPU."""
+    caller = frame.f_back
+    if caller is None or caller.f_code is not torch.autograd.grad.__code__:
+        return False
+    given = [*caller.f_locals.get("inputs", ()), *caller.f_locals.get("outputs", ())]
+    return all(getattr(each, "is_cpu", True) for each in given)
 
 
 def is_plain(data: Any) -> bool:

@@ -136,7 +136,8 @@ class _Encoder:
             raise Refused("autograd", "the result requires gradients")
         if type(tensor) is not torch.Tensor:
             raise Refused("output", f"a new {type(tensor).__name__} is returned")
-        if tensor.is_inference() != torch.is_inference_mode_enabled():
+        here = torch.is_inference_mode_enabled()
+        if tensor.is_inference() != here and not alias.home.outside:
             raise Refused("output", "a result made in another inference mode than the call's")
         if alias.lazy:
             raise Refused("output", "a result that is lazily conjugated or negated")

@@ -105,12 +105,13 @@ PURE = frozenset(
         "posix.fspath",
         "posix._path_normpath",
         "datetime.timedelta.total_seconds",
+        "_contextvars.copy_context",
     ]
 )
 
 # torch's C functions are pure for Python (operators are recorded) but for these.
 _TORCH_IMPURE = re.compile(
-    r"manual_seed|seed|set_rng|get_rng|memory|_set_default_|_cuda_set|event|record_|profiler|_save|_load|num_threads"
+    r"manual_seed|seed|set_rng|get_rng|memory|_set_default_|_cuda_set|event|record_|profiler|_save(?!d_tensors)|_load|num_threads"
     r"|num_interop|anomaly"
 )
 # Methods of tensors by which data or memory leaves torch without the recorder seeing it.
@@ -221,7 +222,7 @@ def _judge_method(owner: Any, name: str) -> str | None:
     if isinstance(owner, contextvars.ContextVar):
         return None  # its value is guarded and compared by the observer
     if kind.__module__ == "torch._C" and kind.__name__ != "Generator":
-        return f"{kind.__name__}.{name}" if name == "run_backward" else None
+        return None  # of run_backward the recorder decides (trace.constants)
     if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "dtype"):
         return f"numpy.ndarray.{name}" if name in ("tofile", "dump") else None
     full = f"{kind.__module__}.{kind.__qualname__}.{name}"

@@ -37,6 +37,7 @@ from tracejit.trace.kinds import (
 from tracejit.trace.plans import Plan
 from tracejit.trace.tree import CONTAINERS, Tree
 
+FUNCTIONS = (FunctionType, types.BuiltinFunctionType)
 MOST_ITEMS = 1000  # a longer container is not described item by item
 DEEPEST = 60  # steps from what a frame holds to what its code may read in it
 DEEPEST_FRESH = 8  # the same through objects that the call made
@@ -227,12 +228,19 @@ class Reach:
     def module_namespace(
         self, plan: Plan, value: ModuleType, node: int, depth: int, step: str = "attr"
     ) -> None:
-        """`module.name` reads; torch's and the standard library's are covered by version."""
+        """`module.name` reads; torch's and the standard library's are covered by version, but for
+        functions that user code names: they may be replaced."""
         file = getattr(value, "__file__", None)
         origin = origin_of_file(file) if isinstance(file, str) else CORE
-        if origin == CORE:
-            return
         namespace = instance_dict(value)
+        if origin == CORE:
+            named = plan.loads if plan.origin == USER and node >= 0 else frozenset()
+            for name in sorted(namespace.keys() & named):
+                if isinstance(namespace[name], FUNCTIONS):
+                    self.child(node, step, name, namespace[name])
+                elif isinstance(namespace[name], ModuleType):
+                    self.step(plan, node, step, name, namespace[name], depth)
+            return
         for name in sorted(namespace.keys() & plan.loads):
             found = namespace[name]
             if value.__name__.startswith("numpy.random"):
@@ -250,7 +258,8 @@ class Reach:
             return origin != USER and not is_user_code(value)  # a user's name may be rebound
         if isinstance(value, ModuleType):
             file = getattr(value, "__file__", None)
-            return not isinstance(file, str) or origin_of_file(file) == CORE
+            builtin = not isinstance(file, str) or origin_of_file(file) == CORE
+            return origin != USER and builtin
         if type(value).__module__ in ("logging", "typing"):
             return True
         if origin != LIBRARY or not isinstance(value, CONTAINERS):

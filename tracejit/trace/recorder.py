@@ -65,7 +65,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.watch = Watch(self.refuse, self.listed)
+        self.watch = Watch(self.refuse, self.listed, self.inside)
         self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
         self.refused: Reason | None = None
         self.calls = 0
@@ -97,6 +97,14 @@ class Recorder(Mode):  # type: ignore[misc]
                 self._failed(error)
             finally:
                 self.aside = False
+
+    def inside(self, tensor: torch.Tensor) -> bool:
+        """Whether the call made a tensor. One of functorch's has no memory that could be told."""
+        try:
+            home = self.storages.home(tensor)
+        except (NotImplementedError, RuntimeError):
+            return True
+        return home is not None and not home.outside
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -53,7 +53,9 @@ PARTS = frozenset(
     | {"aten.unsafe_split.Tensor", "aten.unsafe_split_with_sizes"}
 )
 UNSAID = frozenset({"aten._unsafe_view", "aten._reshape_alias"})
-NOTHING = frozenset({"aten.detach_", "aten.record_stream", "aten.is_same_size"})
+NOTHING = frozenset(
+    {"aten.detach_", "aten.record_stream", "aten.is_same_size", "aten._has_same_storage_numel"}
+)
 RESHAPES = frozenset(
     {"aten.t_", "aten.transpose_", "aten.squeeze_", "aten.squeeze_.dim", "aten.squeeze_.dims"}
     | {"aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_"}
