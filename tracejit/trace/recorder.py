@@ -52,7 +52,7 @@ def record(
             result = fn(*args, **kwargs)
         recording = recorder.finish(result, (args, kwargs), observer)
     finally:
-        recorder.storages.close()
+        recorder.close()
     recording.seconds = time.perf_counter() - start
     return result, recording
 
@@ -159,6 +159,12 @@ class Recorder(Mode):  # type: ignore[misc]
         if not isinstance(error, Refused):
             error = Refused("op", f"recording failed: {type(error).__name__}: {error}")
         self.refuse(error)
+
+    def close(self) -> None:
+        """Let go of the call's tensors now, not when the next collection breaks the cycles here."""
+        self.storages.close()
+        self.given.clear()
+        del self.watch, self.steps
 
     def finish(self, result: Any, given: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""

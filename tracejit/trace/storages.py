@@ -82,7 +82,8 @@ class Storages:
         self._devices: dict[torch.device, str] = {}
 
     def close(self) -> None:
-        """Let go of the storages' addresses."""
+        """Let go of the storages' addresses, and of the tensors."""
+        self.sources = []
         for pointer in self._weak:
             private.free_weak_storage(pointer)
         self._weak.clear()
