@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,16 @@ def _count_runs() -> None:
 
     def counted(self: Entry, *args: Any) -> None:
         become(self, *args)
-        run = self.run
-        if run is not None:
-            self.run = lambda inputs: _counting(run, inputs)
+        if self.run is not None and self.bound is not None:
+            plan = self.bound.plan
+            run, shown = plan.run, plan.shown
+            plan = replace(
+                plan,
+                run=lambda inputs: _counting(run, inputs),
+                shown=lambda inputs: _counting(shown, inputs),
+            )
+            self.bound = replace(self.bound, plan=plan)
+            self.run = plan.run
 
     Entry.become = counted  # type: ignore[method-assign]
 

@@ -27,6 +27,7 @@ class Call:
     args: tuple[Arg, ...]
     kwargs: dict[str, Arg] = field(default_factory=dict)
     kept: tuple[int, ...] | None = None
+    whole: Call | None = None  # the real call, which gives all results
 
 
 Rule = Callable[
@@ -40,7 +41,7 @@ def canonical(call: Call) -> Call:
         call = replace(call, op=call.op.removesuffix("generator").rstrip("._"))
     rule = RULES.get(call.op)
     found = rule(*call.args, **call.kwargs) if rule is not None else None
-    return found or call
+    return replace(found, whole=call) if found is not None else call
 
 
 # --- attention ---

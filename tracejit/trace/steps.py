@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import PurePath
 from types import FrameType
 from typing import Any
@@ -16,16 +17,39 @@ from typing import Any
 import torch
 
 from tracejit.ir.dtypes import TORCH
-from tracejit.ir.graph import Arg, Graph, Origin, Value, values_in
+from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
 from tracejit.runtime import private
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
 from tracejit.trace.constants import Watch, contents, from_subscript, listed
 from tracejit.trace.descent import described
+from tracejit.trace.infer import Meta
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
 from tracejit.trace.storages import Alias, Storages
+
+
+class _Restore:
+    """Puts the real call in the place of its canonical form when a result is asked for that exists
+    for the backward pass: only a graph of a forward pass has a use for it."""
+
+    def __init__(self, graph: Graph, node: Node, call: Call, metas: list[Meta]) -> None:
+        self.graph, self.node, self.call, self.metas = graph, node, call, metas
+
+    def __call__(self, number: int) -> Value:
+        whole, kept = self.call.whole, self.call.kept or ()
+        assert whole is not None
+        if self.node.op != whole.op:
+            place = self.graph.nodes.index(self.node)
+            made = self.graph.add(whole.op, whole.args, whole.kwargs, self.metas, self.node.origin)
+            self.graph.nodes[place] = self.graph.nodes.pop()
+            outputs = list(made.outputs)
+            for n, value in zip(kept, self.node.outputs):  # used already
+                outputs[n], value.node = value, made
+            made.outputs, self.node = tuple(outputs), made
+        return self.node.outputs[number]
+
 
 MOST_LISTED = 32  # numbers that tolist() may give Python, each compared at every call
 Step = Generator[None, Any, None]
@@ -122,11 +146,11 @@ class Steps:
         node = self.graph.add(call.op, call.args, call.kwargs, metas, self.origin())
         for tensor, value, meta in zip(kept, node.outputs, metas):
             self.storages.define(tensor, value, meta=meta)
-        if call.kept is not None:
-            lost = f"a result of {facts.name} that exists for backward only"
+        if call.kept is not None and len(results) > len(kept):
+            restore = _Restore(self.graph, node, call, list(map(self.storages.meta, results)))
             for n, tensor in enumerate(results):
                 if n not in call.kept:
-                    self.storages.define(tensor, None, lost)
+                    self.storages.define(tensor, None, restore=partial(restore, n))
 
     def view(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """An alias of the first argument, or a constant's first appearance."""

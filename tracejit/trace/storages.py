@@ -68,6 +68,7 @@ class Storage:
     # alike.
     objects: dict[int, Alias] = field(default_factory=dict)
     lost: str = ""
+    restore: Callable[[], Value] | None = None
 
 
 class Storages:
@@ -155,10 +156,15 @@ class Storages:
         return alias
 
     def define(
-        self, tensor: torch.Tensor, value: Value | None, lost: str = "", meta: Meta | None = None
+        self,
+        tensor: torch.Tensor,
+        value: Value | None,
+        lost: str = "",
+        meta: Meta | None = None,
+        restore: Callable[[], Value] | None = None,
     ) -> None:
-        """A tensor that the call made, in new memory, is `value`; or None, and reading it is
-        refused with `lost`.
+        """A tensor that the call made, in new memory, is `value`; or None, and `restore` makes it
+        when it is read, or reading it is refused with `lost`.
         """
         storage = tensor.untyped_storage()
         home = self._known.get(storage._cdata)
@@ -169,7 +175,7 @@ class Storages:
         offset, lazy = int(tensor.storage_offset()), lazy_bits(tensor)
         alias = Alias(home, dtype, sizes, strides, offset, device, lazy)
         alias.value, alias.version = value, 0
-        home.lost = lost
+        home.lost, home.restore = lost, restore
         home.roots.append(alias)
         home.aliases[_key(tensor)] = alias
 
@@ -238,6 +244,9 @@ class Storages:
         """The alias's value now. Raises Refused."""
         home = alias.home
         if alias.version == home.version and alias.value is not None:
+            return alias.value
+        if alias.parent is None and home.restore is not None and home.version == 0:
+            alias.value = home.restore()
             return alias.value
         if alias.parent is None:
             raise Refused("op", home.lost or "memory that two tensors share was written to")
