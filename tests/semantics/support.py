@@ -17,7 +17,7 @@ import torch
 
 import tracejit
 from tests.executors import BACKEND
-from tracejit.api import dispatcher_of
+from tracejit.api import dispatcher_of, is_compiled
 from tracejit.dispatch import Dispatcher, Entry
 from tracejit.runtime.reasons import Reason
 
@@ -149,7 +149,7 @@ class Seen:
 
         def wrapped(function: Any) -> Any:
             made = wrap(function)
-            if made is not function:
+            if is_compiled(made):
                 dispatcher = dispatcher_of(made)
                 self.dispatchers.append(weakref.ref(dispatcher))
                 self._reasons.append(dispatcher.reasons)
