@@ -35,9 +35,6 @@ _DETERMINED = frozenset(  # steps whose result cannot change while the parent is
         "self",
         "func",
         "fget",
-        "partialfunc",
-        "partialargs",
-        "partialkeywords",
         "namespace",
     )
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tracejit.ir.graph import Value
+from tracejit.ir.graph import Value, numel
 from tracejit.ops.strides import dense
 from tracejit.ops.views import inverse
 from tracejit.runtime import constants, private
@@ -157,7 +157,12 @@ class _Encoder:
         """What is computed: the alias itself if it is alone on its memory, else the root that all
         are views of.
         """
-        if len(self.owners[alias.home]) == 1 and dense(alias.sizes, alias.strides) is not None:
+        root = alias.root
+        part = alias.offset != root.offset or numel(alias.sizes) != numel(root.sizes)
+        alone = len(self.owners[alias.home]) == 1
+        if alone and part and len(alias.home.roots) == 1 and dense(root.sizes, root.strides):
+            return root  # its memory is as large as eager's, and it begins where eager's does
+        if alone and dense(alias.sizes, alias.strides) is not None:
             return alias
         if len(alias.home.roots) > 1:
             raise Refused("output", "results that share memory in an unknown way")
