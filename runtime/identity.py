@@ -53,6 +53,12 @@ def code_of(function: Callable[..., Any]) -> CodeType | None:
     return getattr(function, "__code__", None)
 
 
+def defined_at(function: Callable[..., Any]) -> str:
+    """file:line where a function, or a module's forward, is defined; "" if it is not Python."""
+    code = code_of(function)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+
+
 def code_digest(code: CodeType) -> str:
     """A hash of what the code does: instructions, constants and names; not where it stands in a
     file."""

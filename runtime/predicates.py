@@ -95,7 +95,9 @@ def _function(value: Any, expected: Any, values: list[Any]) -> bool:
 
 
 def _tensor(value: Any, expected: Any, values: list[Any]) -> bool:
-    return isinstance(value, torch.Tensor) and tensor_meta(value) == expected
+    # The type first: a subclass hears of each question that follows.
+    alike = isinstance(value, torch.Tensor) and name_of(type(value)) == expected["type"]
+    return alike and tensor_meta(value) == expected
 
 
 PREDICATES: dict[str, Predicate] = {
@@ -142,6 +144,8 @@ def words(value: Any) -> str:
 def explain(path: str, check: str, expected: Any, value: Any, guards: Any) -> tuple[str, str, str]:
     """Path, recorded and present state of a guard that fails, as finely as can be told."""
     if check == "tensor" and isinstance(value, torch.Tensor):
+        if name_of(type(value)) != expected["type"]:
+            return f"{path}.type", expected["type"], name_of(type(value))
         return _explain_tensor(path, expected, tensor_meta(value))
     if check == "container" and isinstance(value, (list, tuple, dict, set, frozenset)):
         return _explain_container(path, expected, value)

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,7 @@ from tracejit.runtime.config import config
 from tracejit.runtime.constants import encode
 from tracejit.runtime.ending import instead, running
 from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
-from tracejit.runtime.identity import describe, function_key
+from tracejit.runtime.identity import defined_at, describe, function_key
 from tracejit.runtime.plan import Leave, Run
 from tracejit.runtime.reasons import Reason
 
@@ -290,16 +290,21 @@ class Dispatcher:
 
     def eagerly(self, reason: Reason, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call as it is written, because of `reason`; an error under strict."""
+        reason = self.placed(reason)
         self.note(reason)
         if self.strict:
             raise RanEagerly(name=self.name, reason=reason)
         return self.apart(reason)(*args, **kwargs)
 
+    def placed(self, reason: Reason) -> Reason:
+        """The reason with a place: the function's own, if it has none."""
+        return reason if reason.place else replace(reason, place=defined_at(self.function))
+
     def for_now(self, reason: Reason, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run plainly a call that it is not our turn to compile: no fallback, under strict either.
         One that our own recorder sees is recorded with the call that it is part of."""
         if not ambient.recording():
-            self.note(reason)
+            self.note(self.placed(reason))
         return self.function(*args, **kwargs)
 
     def apart(self, reason: Reason) -> Callable[..., Any]:
@@ -324,12 +329,14 @@ class Dispatcher:
         left: Leave | None = None,
     ) -> Any:
         """None of the entries `seen` fits: look on disk, else record."""
+        if (foreign := foreign_tensor(args, kwargs)) is not None:
+            return self.eagerly(foreign, args, kwargs)
         backend = self.options.backend
         alone = backend == "auto" and targets.only_cpu()
         device = "cpu" if alone else targets.device_of(args, kwargs, self.function)
         choice = targets.choose(backend, device)
         if choice.reason is not None:
-            if choice.reason not in self.reasons and backend != "eager":
+            if self.placed(choice.reason) not in self.reasons and backend != "eager":
                 log.warn_once(choice.reason.text, BackendHint, up=3)
             return self.eagerly(choice.reason, args, kwargs)
         signature = signature_of(self.function, args, kwargs)
@@ -402,6 +409,18 @@ class Dispatcher:
         return Reason(
             "entries", f"{MOST_ENTRIES} entries exist; in the newest this differs: {failed}"
         )
+
+
+def foreign_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason | None:
+    """Why a call with a tensor subclass among its arguments runs eagerly: the class would hear of
+    all that is asked about it."""
+    for item in (*args, *kwargs.values()):
+        if isinstance(item, torch.Tensor) and type(item) not in PLAIN_TENSORS:
+            return Reason("tensor", f"a tensor of type {type(item).__name__}")
+    return None
+
+
+PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 def handles_errors(function: Any) -> bool:

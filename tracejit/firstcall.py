@@ -43,6 +43,7 @@ def record(
         guards = refused or Reason("op", "nothing was recorded")
     seconds = {"record": time.perf_counter() - start}
     if isinstance(guards, Reason):
+        guards = dispatcher.placed(guards)
         if dispatcher.is_lasting(guards, signature):
             dispatcher.refused[signature] = guards
         dispatcher.note(guards)

@@ -211,7 +211,7 @@ under(
     "use_deterministic_algorithms",
     empties,
     lambda: setting(torch.use_deterministic_algorithms, True, False),
-    wrong="changed warm",
+    eager="op",
 )
 
 
@@ -250,7 +250,7 @@ def _(c: Wrap) -> Iterator[Any]:
             yield y, str(attempt(y.backward))[:40]
 
 
-@case(X, "profiler active (kernels appear with readable names)", wrong="changed warm")
+@case(X, "profiler active (kernels appear with readable names)")
 def _(c: Wrap) -> Iterator[Any]:
     f, x = c(lambda x: (x * 2).softmax(-1)), t(3, 4)
 
@@ -453,7 +453,7 @@ def together(*works: Callable[[], None]) -> None:
         thread.join()
 
 
-@case(X, "threads: 8 threads first-calling one function")
+@case(X, "threads: 8 threads first-calling one function", eager="thread")
 def _(c: Wrap) -> Iterator[Any]:
     def f(x: Any) -> Any:
         return torch.softmax(x * 2, -1) + x
@@ -626,7 +626,7 @@ def _(c: Wrap) -> Iterator[Any]:
         yield kept() is not None
 
 
-@case(X, "garbage collection: arguments and results are not kept", wrong="first")
+@case(X, "garbage collection: arguments and results are not kept")
 def _(c: Wrap) -> Iterator[Any]:
     f = c(lambda x, d: x * d["w"])
 

@@ -122,37 +122,23 @@ def remember(x: Any, h: Any) -> Any:
     return x * h.table[key]
 
 
-reaching("attribute mutation of reached objects: a tensor", set_tensor, eager="side-effect")
-reaching("attribute mutation of reached objects: an input", set_input, eager="side-effect")
-reaching(
-    "attribute mutation of reached objects: a constant",
-    set_constant,
-    wrong="changed warm",
-    eager="side-effect",
-)
-reaching(
-    "attribute mutation of reached objects: of a nested object", set_nested, eager="side-effect"
-)
+reaching("attribute mutation of reached objects: a tensor", set_tensor)
+reaching("attribute mutation of reached objects: an input", set_input)
+reaching("attribute mutation of reached objects: a constant", set_constant)
+reaching("attribute mutation of reached objects: of a nested object", set_nested)
 reaching(
     "attribute mutation of reached objects: any other object (eager)",
     set_object,
     eager="side-effect",
 )
-reaching(
-    "attribute mutation of reached objects: set and deleted",
-    delete,
-    wrong="changed warm",
-    eager="side-effect",
-)
-reaching("attribute mutation of reached objects: deleted", delete_for_good, eager="side-effect")
-reaching("list mutation of reached objects: append", append, eager="side-effect")
-reaching("list mutation of reached objects: an item set", set_item, eager="side-effect")
-reaching("list mutation of reached objects: extended and popped", pop, eager="side-effect")
-reaching("dict mutation of reached objects: tensors", put, eager="side-effect")
-reaching("dict mutation of reached objects: a constant", put_constant, eager="side-effect")
-reaching(
-    "dict mutation of reached objects: a memo that is filled once", remember, eager="side-effect"
-)
+reaching("attribute mutation of reached objects: set and deleted", delete)
+reaching("attribute mutation of reached objects: deleted", delete_for_good)
+reaching("list mutation of reached objects: append", append)
+reaching("list mutation of reached objects: an item set", set_item)
+reaching("list mutation of reached objects: extended and popped", pop)
+reaching("dict mutation of reached objects: tensors", put)
+reaching("dict mutation of reached objects: a constant", put_constant)
+reaching("dict mutation of reached objects: a memo that is filled once", remember)
 
 
 @dataclasses.dataclass
@@ -175,7 +161,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield g(t(3), s), g(t(3), s), s
 
 
-@case(E, "counters (self.step += 1) must not recompile for ever", eager="side-effect")
+@case(E, "counters (self.step += 1) must not recompile for ever")
 def _(c: Wrap) -> Iterator[Any]:
     from tracejit.api import dispatcher_of
 
@@ -381,8 +367,6 @@ def put_and_take(x: Any, h: Any) -> Any:
     return h.table.pop("now") * 2
 
 
-reaching(
-    "attribute mutation of reached objects: the tensor that it was", reset, eager="side-effect"
-)
+reaching("attribute mutation of reached objects: the tensor that it was", reset)
 reaching("list mutation of reached objects: appended and popped", push_and_pop)
 reaching("dict mutation of reached objects: put and taken out", put_and_take)

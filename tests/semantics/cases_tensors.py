@@ -164,7 +164,9 @@ calling(
     lambda: (t(3), t(2, 2)),
     eager="mutation",
 )
-calling(".data =", data_replaced, lambda: (t(4), t(4)), lambda: (t(3), t(2, 2)), eager="mutation")
+calling(
+    ".data =", data_replaced, lambda: (t(4), t(4)), lambda: (t(3), t(2, 2)), eager="side-effect"
+)
 
 
 @case(T, ".data = between calls")
@@ -621,7 +623,6 @@ def _(c: Wrap) -> Iterator[Any]:
 @case(
     T,
     "tensor subclass that counts what reaches it",
-    wrong="first compiled changed warm",
     eager="tensor",
 )
 def _(c: Wrap) -> Iterator[Any]:
@@ -653,7 +654,7 @@ class Negating(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if func is not torch.relu else -args[0]
 
 
-@case(T, "mode active (eager or through)")
+@case(T, "mode active (eager or through)", eager="outer-tracer")
 def _(c: Wrap) -> Iterator[Any]:
     f, x = c(lambda x: torch.relu(x * 2) + 1), t(3)
     yield f(x)
@@ -686,11 +687,11 @@ def pushed(x: Any, k: Any) -> Any:
 
 ROWS = (lambda: (t(3, 4), 2.0), lambda: (t(3, 4), 3.0), lambda: (t(2, 5), 3.0))
 calling("torch.func vmap inside", vmapped, *ROWS)
-calling("torch.func grad inside", differentiated, *ROWS, eager="autograd")
-calling("torch.func jvp inside", pushed, *ROWS, eager="op")
+calling("torch.func grad inside", differentiated, *ROWS)
+calling("torch.func jvp inside", pushed, *ROWS, eager="tensor")
 
 
-@case(T, "torch.func of a compiled function")
+@case(T, "torch.func of a compiled function", eager="outer-tracer")
 def _(c: Wrap) -> Iterator[Any]:
     f, x = c(lambda x: (x * 2).sin().sum()), t(3, 4)
     yield f(x)
@@ -713,10 +714,7 @@ def _(c: Wrap) -> Iterator[Any]:
         yield f(x, 3), f(x, 3)
 
 
-@case(
-    T,
-    "tensors created inside on the default device",
-)
+@case(T, "tensors created inside on the default device", eager="tensor")
 def _(c: Wrap) -> Iterator[Any]:
     f = c(
         lambda n: (torch.ones(n) * 2, torch.arange(3), torch.tensor([1.5]), torch.empty(n).fill_(1))
@@ -770,11 +768,4 @@ def listed(x: Any) -> Any:
     return rows, x * rows[0]
 
 
-calling(
-    ".tolist()",
-    listed,
-    lambda: (t(3),),
-    lambda: (t(3),),
-    lambda: (torch.ones(3),),
-    eager="data-dependent",
-)
+calling(".tolist()", listed, lambda: (t(3),), lambda: (t(3),), lambda: (torch.ones(3),))

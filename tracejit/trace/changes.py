@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tracejit.runtime.constants import MISSING, decode, is_constant, same
-from tracejit.runtime.paths import STEPS, TABLES
+from tracejit.runtime.paths import STEPS, TABLES, static
 from tracejit.runtime.predicates import PREDICATES, words
 from tracejit.runtime.replay import WRITABLE
 from tracejit.trace.effects import Watch, differs, place_of, step_of
@@ -116,13 +116,21 @@ class Changes:
             self.tree.child(node, step, name, before, predicate=("kind", "builtins:int"))
             yield Change(node, "count", step, name, (now - before,), where)
             return
-        if watch.counted and not self.is_read(node, name):
+        if watch.counted and before is MISSING:
+            self.inherited(node, name)
+        elif watch.counted and not self.is_read(node, name):
             raise Unreplayable(text, where)  # nothing guards what it was
         self.tree.child(node, was or step, name, before, ("exists", None) if was else None)
         if was and (now is MISSING or was != step):
             yield Change(node, "drop", was, name, (), where)
         if now is not MISSING:
             yield Change(node, "put", step, name, (now,), where)
+
+    def inherited(self, node: int, name: str) -> None:
+        """Guard what an object's class holds: the first `self.n += 1` reads it there."""
+        kind = type(self.tree.values[node])
+        owner = self.tree.child(node, "class", None, kind)
+        self.tree.child(owner, "static", name, static(kind, name))
 
     def is_read(self, node: int, name: str) -> bool:
         """Whether a guard says what the place held."""

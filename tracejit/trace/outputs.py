@@ -35,24 +35,25 @@ def encode(
     changes: Sequence[Change],
     reached: Mapping[int, int],
     storages: Storages,
-    given: Any,
+    outside: set[int],
 ) -> Made:
     """The recipe for `result` and for what the call changed; the graph gets its outputs.
 
-    reached: nodes of the objects that were there before the call, by their ids. given: what the
-    call was given. Raises Refused for a value that cannot be built from tensors and constants.
+    reached: nodes of the objects that were there before the call, by their ids. outside:
+    `containers` of what the call was given, before it ran. Raises Refused for a value that cannot
+    be built from tensors and constants.
     """
-    encoder = _Encoder(reached, storages, given)
+    encoder = _Encoder(reached, storages, outside)
     tree = encoder.encode(result, changes)
     return Made(tree, list(encoder.held))
 
 
 class _Encoder:
-    def __init__(self, reached: Mapping[int, int], storages: Storages, given: Any) -> None:
+    def __init__(self, reached: Mapping[int, int], storages: Storages, outside: set[int]) -> None:
         self.reached = reached
         self.held: dict[int, int] = {}  # node -> number in the recipe
         self.storages = storages
-        self.outside = _containers(given)
+        self.outside = outside
         self.seen: set[int] = set()  # containers that stand in the result already
         self.owners: dict[Storage, list[torch.Tensor]] = {}
         self.out: dict[Storage, tuple[int, Alias]] = {}
@@ -280,7 +281,7 @@ def _parts(item: Any) -> list[Any]:
     return list(vars(item).values())
 
 
-def _containers(given: Any) -> set[int]:
+def containers(given: Any) -> set[int]:
     """Identities of the containers among the arguments."""
     found: set[int] = set()
     stack = [given]

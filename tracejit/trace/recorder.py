@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ import torch
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
 from tracejit.runtime.ambient import being_recorded, traced
+from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.origins import Origins
-from tracejit.trace.outputs import encode
+from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
 from tracejit.trace.schema import composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
@@ -50,7 +52,7 @@ def record(
     try:
         with recorder.running(observer):
             result = fn(*args, **kwargs)
-        recording = recorder.finish(result, (args, kwargs), observer)
+        recording = recorder.finish(result, observer)
     finally:
         recorder.close()
     recording.seconds = time.perf_counter() - start
@@ -71,6 +73,8 @@ class Recorder(Mode):  # type: ignore[misc]
         self.calls = 0
         self.aside = False  # what torch is asked now is none of the call's
         self.given = _given(fn, args, kwargs)
+        self.outside = containers((args, kwargs))
+        self.place = defined_at(fn)
 
     @contextmanager
     def running(self, observer: Any) -> Iterator[None]:
@@ -166,7 +170,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self.given.clear()
         del self.watch, self.steps
 
-    def finish(self, result: Any, given: Any, observer: Any) -> Recording:
+    def finish(self, result: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
         made = None
         if self.refused is None:
@@ -176,11 +180,13 @@ class Recorder(Mode):  # type: ignore[misc]
                     self.refused = changes
                 else:
                     reached = {} if observer is None else observer.reached()
-                    made = encode(result, changes, reached, self.storages, given)
+                    made = encode(result, changes, reached, self.storages, self.outside)
                     self._check_given()
                     self._write_back()
             except Exception as error:
                 self._failed(error)
+                # The call is over: nothing in it can be pointed at.
+                self.refused = self.refused and replace(self.refused, place=self.place)
         if self.refused is not None or made is None:
             return Recording(refused=self.refused, calls=self.calls)
         return Recording(
