@@ -58,12 +58,13 @@ class Parts:
             return None
         found = self.functions.get(function)
         if found is None and function not in self.functions or found and not found.fits(function):
-            found = self.functions[function] = _split(function, self.pick)
+            pick = functools.partial(self.pick, function)
+            found = self.functions[function] = _split(function, pick)
         return found.made if found is not None else None
 
-    def pick(self, called: Any) -> Any:
+    def pick(self, caller: FunctionType, called: Any) -> Any:
         """What is called in place of something."""
-        if not _is_part(called):
+        if not _is_part(called, caller):
             return called
         owner = called.__self__ if isinstance(called, MethodType) else None
         key = id(called) if owner is None else (id(owner), id(called.__func__))
@@ -75,7 +76,7 @@ class Parts:
         return known[1] if self.helps(known[1]) else called
 
 
-def _is_part(called: Any) -> bool:
+def _is_part(called: Any, caller: FunctionType) -> bool:
     """Whether something called is worth compiling on its own, and lives on between calls."""
     if isinstance(called, torch.nn.Module):
         layer = type(called).__module__.startswith("torch.nn.") and not called._modules
@@ -84,10 +85,21 @@ def _is_part(called: Any) -> bool:
         if not isinstance(called.__self__, torch.nn.Module):
             return False
         called = called.__func__
-    if not isinstance(called, FunctionType) or set(called.__code__.co_freevars) - {"__class__"}:
+    if not isinstance(called, FunctionType):
         return False
-    lasting = "<locals>" not in called.__qualname__
+    lasting = "<locals>" not in called.__qualname__ or _closes_over(caller, called)
     return lasting and origin_of_code(called.__code__) in (USER, LIBRARY)
+
+
+def _closes_over(function: FunctionType, value: Any) -> bool:
+    """Whether a variable of an enclosing function holds the value."""
+    for cell in function.__closure__ or ():
+        try:
+            if cell.cell_contents is value:
+                return True
+        except ValueError:
+            continue
+    return False
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -101,7 +101,9 @@ def set_item(x: Any, h: Any) -> Any:
 
 def pop(x: Any, h: Any) -> Any:
     h.rows += [1.0, 2.0]
-    return x * h.rows.pop()
+    y = x * h.rows.pop()
+    del h.rows[0]
+    return y
 
 
 def put(x: Any, h: Any) -> Any:

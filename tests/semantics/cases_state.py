@@ -701,8 +701,8 @@ holding(
     lambda h: h.rows.reverse(),
     lambda h: h.rows.clear(),
 )
-holding("a list attribute appended to", push_row, lambda h: h.rows.clear())
-holding("a list attribute replaced", swap_rows, lambda h: setattr(h, "rows", [4.0]))
+holding("a list attribute appended to", push_row, *[lambda h: h.rows.clear()] * 2)
+holding("a list attribute replaced", swap_rows, *[lambda h: setattr(h, "rows", [4.0])] * 2)
 holding(
     "a list attribute replaced between calls",
     lambda x, h: x * h.rows[1],

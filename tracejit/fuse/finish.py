@@ -12,8 +12,7 @@ import torch
 
 from tracejit.fuse.index import Axis, FloorDiv, Index, Mod
 from tracejit.fuse.loopnest import Buffer, LoopNest
-from tracejit.fuse.lower import view_base
-from tracejit.fuse.partition import geometry
+from tracejit.fuse.lower import geometry, view_base
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,

@@ -170,7 +170,7 @@ class Body:
     _memo: dict[tuple[Value, tuple[Index, ...], Scalar | None], Scalar] = field(
         default_factory=dict
     )
-    _values: dict[int, Value] = field(default_factory=dict)
+    _values: dict[int, list[Value]] = field(default_factory=dict)  # a load, and views of it
     _mask: Scalar | None = None
     _node: Node | None = None
 
@@ -183,7 +183,7 @@ class Body:
             found = self._memo.get(key)
             if found is None:
                 found = self._memo[key] = self._compute(value, tuple(index))
-                self._values.setdefault(found.key, value)
+                self._values.setdefault(found.key, []).append(value)
             return found
         finally:
             self._mask = outer
@@ -209,10 +209,13 @@ class Body:
         source = scalar
         while source.op == "cast":
             source = source.args[0]
-        value = self._values.get(source.key)
-        if value is None:
+        known = self._values.get(source.key)
+        if known is None:
             raise CannotFuse("an index is computed in a way whose range cannot be checked")
-        base = view_base(value)
+        base = view_base(known[0])
+        # Of a view, its own elements only: a column of indices is not the others' bound.
+        views = [v for v in known if v is known[0] or geometry(v, base) is not None]
+        value = min(views, key=lambda view: numel(view.sizes))
         if base in self.inside.group:
             raise CannotFuse("an index is checked before the kernel that uses it runs")
         if base not in self.loads:
@@ -372,3 +375,28 @@ def build(
     buffers = [Buffer(name, v.dtype, span(v)) for v, name in body.loads.items()]
     buffers += [Buffer(name, v.dtype, span(v), written=True) for v, name in outs.items()]
     return LoopNest("nest", domain.axes, tuple(buffers), tuple(stores), line_of=body.line_of), body
+
+
+def geometry(value: Value, base: Value) -> tuple[tuple[int, ...], int] | None:
+    """Strides and offset of `value` as a view of `base`'s memory; None where they would not be
+    plain strides.
+    """
+    if value is base or numel(value.sizes) == 0:
+        return value.strides, 0
+    domain = Domain(value.sizes)
+    index = tuple(Index.of(a) for a in domain.axes)
+    step = value
+    while step is not base:
+        assert step.node is not None
+        index = Body.through_view(step, index)
+        step = step.node.inputs[0]
+    position = dot(index, base.strides)
+    strides = tuple(
+        position.coefficient(a) if a.size > 1 else s
+        for a, s in zip(domain.axes, value.strides, strict=True)
+    )
+    plain = sum(
+        (Index.of(a) * s for a, s in zip(domain.axes, strides, strict=True)),
+        Index.of(position.const),
+    )
+    return (strides, position.const) if plain == position else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from tracejit.fuse.index import Index, dot
+from tracejit.fuse.index import Index
 from tracejit.fuse.lower import (
     FUSABLE,
     ROW_KINDS,
@@ -19,6 +19,7 @@ from tracejit.fuse.lower import (
     Domain,
     Inside,
     MustMaterialise,
+    geometry,
     kind_of,
     view_base,
 )
@@ -128,31 +129,6 @@ def in_memory(value: Value, memory: Container[Value]) -> Value:
     while value is not base and value not in memory and geometry(value, base) is None:
         return value
     return value if value in memory else base
-
-
-def geometry(value: Value, base: Value) -> tuple[tuple[int, ...], int] | None:
-    """Strides and offset of `value` as a view of `base`'s memory; None where they would not be
-    plain strides.
-    """
-    if value is base or numel(value.sizes) == 0:
-        return value.strides, 0
-    domain = Domain(value.sizes)
-    index = tuple(Index.of(a) for a in domain.axes)
-    step = value
-    while step is not base:
-        assert step.node is not None
-        index = Body.through_view(step, index)
-        step = step.node.inputs[0]
-    position = dot(index, base.strides)
-    strides = tuple(
-        position.coefficient(a) if a.size > 1 else s
-        for a, s in zip(domain.axes, value.strides, strict=True)
-    )
-    plain = sum(
-        (Index.of(a) * s for a, s in zip(domain.axes, strides, strict=True)),
-        Index.of(position.const),
-    )
-    return (strides, position.const) if plain == position else None
 
 
 def _users_through_views(graph: Graph, kinds: dict[int, Kind]) -> dict[Value, list[Node]]:
