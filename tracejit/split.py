@@ -79,7 +79,8 @@ class Parts:
 def _is_part(called: Any, caller: FunctionType) -> bool:
     """Whether something called is worth compiling on its own, and lives on between calls."""
     if isinstance(called, torch.nn.Module):
-        layer = type(called).__module__.startswith("torch.nn.") and not called._modules
+        inner = instance_dict(called).get("_modules")
+        layer = type(called).__module__.startswith("torch.nn.") and not inner
         return not layer and not isinstance(called, torch.jit.ScriptModule)
     if isinstance(called, MethodType):
         if not isinstance(called.__self__, torch.nn.Module):
@@ -134,7 +135,7 @@ def _split(function: FunctionType, pick: Callable[[Any], Any]) -> Split | None:
         tree = _source(function)
         same = _compiled(tree, function, ())
         changed = _compiled(_Calls().visit(copy.deepcopy(tree)), function, (PICK,))
-    except (OSError, TypeError, SyntaxError, ValueError, LookupError):
+    except Exception:  # no source, or one that cannot be read: it runs as it is
         return None
     if not _alike(same, function.__code__):
         return None
