@@ -7,6 +7,7 @@ checked with, and what breaks without it. tests/runtime/test_private.py calls ea
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import types
@@ -405,6 +406,18 @@ def profiler() -> Any:
     if hasattr(found, "_is_profiler_enabled"):
         return found
     return types.SimpleNamespace(_is_profiler_enabled=False)
+
+
+def without_modes() -> Any:
+    """`torch.utils._python_dispatch._disable_current_modes` (torch 2.0 … 2.13): a context in which
+    no dispatch mode is active.
+
+    Without it: a few composite operations compute something else in the call that is recorded.
+    """
+    from torch.utils import _python_dispatch
+
+    found = getattr(_python_dispatch, "_disable_current_modes", None)
+    return found() if found is not None else contextlib.nullcontext()
 
 
 def is_default(generator: torch.Generator) -> bool:

@@ -103,6 +103,14 @@ def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("LLVMPY_Other") is max
 
 
+def test_dispatch_modes_set_aside() -> None:
+    with FlopCounterMode(display=False):
+        assert private.dispatch_modes() == 1
+        with private.without_modes():
+            assert private.dispatch_modes() == 0
+        assert private.dispatch_modes() == 1
+
+
 def test_whether_the_profiler_is_active() -> None:
     assert not private.profiler()._is_profiler_enabled
     with torch.profiler.profile():

@@ -418,3 +418,18 @@ def test_recording_takes_the_path_that_eager_takes() -> None:
     assert torch.equal(expected, result)
     assert recording.graph is not None
     assert [n.op for n in recording.graph.nodes] == ["aten._transformer_encoder_layer_fwd"]
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: F.linear(x[:, 0], torch.ones(5, 4), torch.ones(5, dtype=torch.float64)),
+        lambda x: F.max_pool1d(x.t()[None], 2),
+    ],
+)
+def test_what_a_dispatch_mode_would_change_is_eagers(fn: Any) -> None:
+    (x,) = x46()
+    found, recording = record(fn, (x,), {})
+    expected = fn(x)
+    assert found.dtype == expected.dtype and found.stride() == expected.stride()
+    assert recording.refused is not None and "cannot be watched" in recording.refused.text

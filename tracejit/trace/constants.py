@@ -20,6 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from tracejit.ir.dtypes import NAME
+from tracejit.runtime import private
 from tracejit.trace.recording import Refused
 
 MAKERS = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "new_tensor"})
@@ -42,7 +43,13 @@ ESCAPES: dict[str, tuple[str, str]] = {
         ("requires_grad_", "retain_grad", "run_backward"), ("autograd", "{} is called")
     ),
 }
-WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ESCAPES})
+# Composites of torch's that compute something else while a dispatch mode is active, as ours is, and
+# for which arguments: `linear` adds a bias in place or not, `max_pool1d` has two kernels.
+ASIDE: dict[str, Callable[..., bool]] = {
+    "linear": lambda x, weight, bias=None: bias is not None and bias.dtype != x.dtype,
+    "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous(),
+}
+WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES})
 LARGEST = 4096  # elements of a constant that is kept in the graph
 
 Hook = Callable[[FrameType, str, Any], Any]
@@ -76,6 +83,10 @@ class Watch(TorchFunctionMode):
         ):
             self.refuse(Refused("data-dependent", f"{name} reads the values of a tensor"))
         try:
+            if name in ASIDE and ASIDE[name](*args, **kwargs):
+                self.refuse(Refused("op", f"{name} of these arguments cannot be watched"))
+                with private.without_modes():
+                    return func(*args, **kwargs)
             return func(*args, **kwargs)
         finally:
             self.plain = False
@@ -96,7 +107,7 @@ class Watch(TorchFunctionMode):
         elif name == "tolist":
             if tensor is not None:
                 self.listed(tensor)
-        elif tensor is not None or getattr(torch, name, None) is function:
+        elif name in ASIDE or tensor is not None or getattr(torch, name, None) is function:
             self.__enter__()  # type: ignore[no-untyped-call]
             self.active += 1
 
