@@ -134,12 +134,13 @@ class Entry:
 
     def parts_from(self, entry: Entry, decision: tuple[int, Any]) -> bool:
         """Whether a call that left `entry` at this decision would leave this entry's plan too: one
-        with the same guards, but for another outcome here or before."""
+        with the same guards, but for another outcome here or before. One that is being compiled may
+        be the one."""
+        if self.bound is None or self.tree != entry.tree:
+            return False
         number, found = decision
         mine, others = self.decisions[: number + 1], entry.decisions[:number]
-        return self.tree == entry.tree and (
-            not mine or mine != [*others, [mine[-1][0], encode_number(found)]]
-        )
+        return not mine or mine != [*others, [mine[-1][0], encode_number(found)]]
 
     def catches(self, error: Exception, function: Any, args: Any, kwargs: Any) -> bool:
         """Whether the program may have caught an error of the plan's as eager's own: some of its

@@ -251,3 +251,13 @@ def test_a_call_goes_straight_to_the_branch_of_its_outcome() -> None:
     for entry in entries[1:3]:  # what would leave at once is not tried
         entry.run = lambda inputs: pytest.fail("a branch that cannot be the one")
     assert compiled(torch.full((2,), 4.0)).tolist() == [16.0, 16.0]
+
+
+def test_a_branch_that_is_being_compiled_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = tracejit.compile(decided, backend="reference")
+    tracejit.explain(compiled, torch.ones(2))
+    monkeypatch.setattr("tracejit.firstcall.worker.submit", lambda job: None)
+    for _ in range(4):
+        torch.testing.assert_close(compiled(-torch.ones(2)), decided(-torch.ones(2)))
+    entries = dispatcher_of(compiled).entries
+    assert [entry.reason and entry.reason.kind for entry in entries] == [None, "pending"]
