@@ -251,4 +251,4 @@ def compare(program: Program) -> set[str]:
         found, seen = difference(program)
         assert not found, found
         kinds |= {r.kind for r in seen.reasons}
-    return kinds - {"left", "entries"}
+    return kinds - {"left", "entries", "thread"}

@@ -214,8 +214,8 @@ class Body:
             raise CannotFuse("an index is computed in a way whose range cannot be checked")
         base = view_base(known[0])
         # Of a view, its own elements only: a column of indices is not the others' bound.
-        views = [v for v in known if v is known[0] or geometry(v, base) is not None]
-        value = min(views, key=lambda view: numel(view.sizes))
+        views = [v for v in known if view_base(v) is base and geometry(v, base) is not None]
+        value = min(views or known[:1], key=lambda view: numel(view.sizes))
         if base in self.inside.group:
             raise CannotFuse("an index is checked before the kernel that uses it runs")
         if base not in self.loads:
