@@ -46,7 +46,7 @@ ESCAPES: dict[str, tuple[str, str]] = {
 # Composites of torch's that compute something else while a dispatch mode is active, as ours is, and
 # for which arguments: `linear` adds a bias in place or not, `max_pool1d` has two kernels.
 ASIDE: dict[str, Callable[..., bool]] = {
-    "linear": lambda x, weight, bias=None: bias is not None and bias.dtype != x.dtype,
+    "linear": lambda x, weight, bias=None: _mixed(x, bias),
     "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous(),
 }
 WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES})
@@ -152,6 +152,12 @@ def watching(watch: Watch) -> Iterator[None]:
         watch.leave()
         if sys.getprofile() is hook:  # an observer that gave up has put back what was there before
             sys.setprofile(inner)
+
+
+def _mixed(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether a bias has another dtype, and autocast will not change that."""
+    other = bias is not None and bias.dtype != x.dtype
+    return other and not torch.is_autocast_enabled(x.device.type)
 
 
 def _only_gives_gradients(frame: FrameType) -> bool:
