@@ -18,7 +18,7 @@ from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
 # Steps into the dicts that an nn.Module keeps its content in.
-TABLES = {"param": "_parameters", "buffer": "_buffers", "module": "_modules"}
+TABLES = {"module": "_modules", "param": "_parameters", "buffer": "_buffers"}
 
 
 def instance_dict(value: Any) -> dict[str, Any]:

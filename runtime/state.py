@@ -28,7 +28,7 @@ def capture() -> dict[str, Any]:
         "float32 matmul precision": torch.get_float32_matmul_precision(),
         "reduced-precision reductions": _reduced_precision(),
         "forward-mode AD level": forward_ad._current_level,
-        "global module hooks": _global_hooks(),
+        "global module hooks": global_hooks(),
     }
 
 
@@ -65,15 +65,12 @@ def _reduced_precision() -> list[bool]:
     ]
 
 
-_HOOK_TABLES = (
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-)
+# Where a module keeps its hooks; torch keeps those of all modules under "_global" and that name.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOK_TABLES = tuple(f"_global{name}" for name in HOOKS)
 
 
-def _global_hooks() -> int:
+def global_hooks() -> int:
     """How many hooks `torch.nn.modules.module.register_module_*_hook` has installed."""
     module = sys.modules["torch.nn.modules.module"]
     return sum(len(getattr(module, name)) for name in _HOOK_TABLES)

@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime import state
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
-from tracejit.runtime.paths import instance_dict
+from tracejit.runtime.paths import STEPS, instance_dict
 
 PICK = "_tracejit_pick"
 # Functions that look at the frame that calls them.
@@ -94,25 +95,14 @@ def _is_part(called: Any, caller: FunctionType) -> bool:
 
 def _closes_over(function: FunctionType, value: Any) -> bool:
     """Whether a variable of an enclosing function holds the value."""
-    for cell in function.__closure__ or ():
-        try:
-            if cell.cell_contents is value:
-                return True
-        except ValueError:
-            continue
-    return False
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(STEPS["cell"](function, name) is value for name in function.__code__.co_freevars)
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:
     """Whether a call of a module runs more than its forward."""
     plain = type(module).__call__ is torch.nn.Module.__call__
-    general = torch.nn.modules.module
-    tables = [instance_dict(module).get(name) for name in _HOOKS]
-    tables += [getattr(general, f"_global{name}") for name in _HOOKS]
-    return not plain or any(tables) or module._compiled_call_impl is not None
+    own = any(instance_dict(module).get(name) for name in state.HOOKS)
+    return not plain or own or state.global_hooks() > 0 or module._compiled_call_impl is not None
 
 
 class Split:

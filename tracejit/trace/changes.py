@@ -56,15 +56,18 @@ class Changes:
         self.found: dict[tuple[int, str, Any], Change] = {}
 
     def collect(self) -> list[Change]:
-        """All of them. Raises Unreplayable."""
+        """All of them, one a place. Raises Unreplayable."""
+        for change in self.seen():
+            self.found.setdefault((change.node, change.step, repr(change.key)), change)
+        return list(self.found.values())
+
+    def seen(self) -> Iterator[Change]:
+        """What changed in watched places, then in guarded values: of some a second time."""
         for watch in self.watches:
-            for change in self.of_watch(watch):
-                self.found.setdefault((change.node, change.step, repr(change.key)), change)
+            yield from self.of_watch(watch)
         for index, node in enumerate(self.tree.nodes):
             if index not in self.dropped and node.parent >= 0 and node.check != "same":
-                for change in self.of_node(index, node):
-                    self.found.setdefault((change.node, change.step, repr(change.key)), change)
-        return list(self.found.values())
+                yield from self.of_node(index, node)
 
     # Watched places
 

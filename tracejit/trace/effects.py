@@ -137,7 +137,7 @@ def held_by(value: Any, name: str) -> Any:
     if name in attributes:
         return attributes[name]
     if isinstance(value, torch.nn.Module):
-        for table in ("_parameters", "_buffers", "_modules"):
+        for table in TABLES.values():
             if name in (attributes.get(table) or ()):
                 return attributes[table][name]
     if isinstance(value, type):

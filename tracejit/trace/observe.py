@@ -46,7 +46,6 @@ from tracejit.trace.reach import Reach
 from tracejit.trace.recording import foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
-_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOK_DETAILS = (
     "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
@@ -293,7 +292,7 @@ class Observer:
             return
         attributes = instance_dict(module)
         # Without gradients, hooks of the backward pass are not called.
-        for name in _HOOK_TABLES if torch.is_grad_enabled() else _HOOK_TABLES[:2]:
+        for name in state.HOOKS if torch.is_grad_enabled() else state.HOOKS[:2]:
             hooks = attributes.get(name)
             if hooks:
                 self.called_hooks(node, name, hooks)

@@ -20,7 +20,7 @@ import torch
 
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
-from tracejit.runtime.paths import instance_dict, static
+from tracejit.runtime.paths import TABLES, instance_dict, static
 from tracejit.trace.effects import Effects, held_by
 from tracejit.trace.kinds import (
     HOLDERS,
@@ -46,7 +46,6 @@ UNGUARDED = frozenset(
     ("_base", "_is_view", "_version", "grad_fn", "is_leaf", "output_nr", "retains_grad")
     + ("storage_offset",)
 )
-_TABLES = (("module", "_modules"), ("param", "_parameters"), ("buffer", "_buffers"))
 
 
 class Reach:
@@ -360,7 +359,7 @@ class Reach:
         torch.nn.
         """
         whole = names is None or isinstance(value, HOLDERS)
-        for step, table in _TABLES:
+        for step, table in TABLES.items():
             held = attributes.get(table)
             if held is None:
                 continue
@@ -377,7 +376,7 @@ class Reach:
         node = self.tree.known.get(id(value), -1)
         if node < 0 or self.tree.nodes[node].step == "ref":
             return
-        for step, table in _TABLES:
+        for step, table in TABLES.items():
             held = instance_dict(value).get(table)
             if held is not None:
                 self.tree.child(node, "attr", table, held)
@@ -411,17 +410,17 @@ class Reach:
         now.
         """
         attributes = instance_dict(value)
-        tables = _TABLES if isinstance(value, torch.nn.Module) else ()
+        tables = TABLES if isinstance(value, torch.nn.Module) else {}
         for name in names:
             if name in attributes or static(type(value), name) is not MISSING:
                 continue
-            if any(name in (attributes.get(table) or ()) for _, table in tables):
+            if any(name in (attributes.get(table) or ()) for table in tables.values()):
                 continue
             self.tree.child(node, "attr", name, MISSING)
             if is_user_code(type(value)):
                 owner = self.child(node, "class", None, type(value))
                 self.tree.child(owner, "static", name, MISSING)
-            for step, _ in tables:
+            for step in tables:
                 self.tree.child(node, step, name, MISSING)
 
     def asked(self, plan: Plan, local: dict[str, Any]) -> None:
@@ -450,11 +449,11 @@ class Reach:
         value = local.get(chain[0], MISSING)
         for name in chain[1:]:
             attributes = instance_dict(value)
-            held = [attributes, *((attributes.get(table) or {}) for _, table in _TABLES)]
+            held = [attributes, *((attributes.get(table) or {}) for table in TABLES.values())]
             found = next((each[name] for each in held if name in each), MISSING)
             node = self.tree.known.get(id(value), -1)
             if found is not MISSING and node >= 0 and self.tree.nodes[node].step != "ref":
-                steps = ("attr", "module", "param", "buffer")
+                steps = ("attr", *TABLES)
                 step = next(step for step, each in zip(steps, held) if name in each)
                 self.child(node, step, name, found)
             value = found if found is not MISSING else static(type(value), name)
