@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import private, sharing, state
+from tracejit.runtime import private, settings, sharing, state
 from tracejit.runtime.constants import MISSING, decode, differ
 from tracejit.runtime.ending import Ending
 from tracejit.runtime.guards import OBJECTS, GuardSet
@@ -209,6 +209,8 @@ class Text:
             return f"environment.get({name}, MISSING)"
         if step == "wrapped" and isinstance(self.values[parent], FunctionType):
             return f"{self.value(parent)}.__wrapped__"
+        if step == "setting":
+            return f"{self.bind(f'setting{index}', settings.reader(key))}()"
         if step == "context":
             return f"{self.value(parent)}.get(MISSING)"
         self.bind(f"step_{step}", STEPS[step])

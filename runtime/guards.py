@@ -123,7 +123,7 @@ class GuardSet:
             return self.names[node.key] if node.key < len(self.names) else f"args[{node.key}]"
         if parent.step == "kwargs" and node.step == "item":
             return str(node.key)
-        if parent.step == "globals":
+        if parent.step == "globals" and node.step == "item":
             return f"global {parent.key}.{node.key}"
         if node.step == "static" and parent.check == "class":
             return f"{str(parent.expected).partition(':')[2]}.{node.key}"

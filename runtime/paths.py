@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.runtime import settings
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
@@ -143,6 +144,7 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
     "globals": _globals,  # a module's dict, by the module's name
     "env": lambda value, name: os.environ.get(name, MISSING),
     "logs": _logs,  # whether the logger [name, level] would emit
+    "setting": lambda value, name: settings.read(name),
     "class": lambda value, name: type(value),
     "base": lambda value, index: value.__mro__[index] if isinstance(value, type) else MISSING,
     # into an object
@@ -192,6 +194,7 @@ _PRINTED = {
     "env": "environment variable {key}",
     "logs": "logger {key[0]} enabled for level {key[1]}",
     "ref": "object {key}",
+    "setting": "torch's setting {key}",
     "class": "type({parent})",
     "base": "type({parent}).__mro__[{key}]",
     "dict": "vars({parent})",

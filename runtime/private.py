@@ -408,6 +408,15 @@ def profiler() -> Any:
     return types.SimpleNamespace(_is_profiler_enabled=False)
 
 
+def core_function(name: str) -> Any:
+    """A function of `torch._C` (all versions), where torch keeps its settings; None if this one has
+    none of that name.
+
+    Without one: what it says is not guarded, and a call that uses it cannot be compiled.
+    """
+    return getattr(torch._C, name, None)
+
+
 def without_modes() -> Any:
     """`torch.utils._python_dispatch._disable_current_modes` (torch 2.0 … 2.13): a context in which
     no dispatch mode is active.

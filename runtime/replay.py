@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.runtime import settings
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
 
 
@@ -60,6 +61,7 @@ _PUT: dict[str, Callable[[Any, Any, Any], None]] = {
     "slot": lambda holder, key, value: static(type(holder), key).__set__(holder, value),
     "static": type.__setattr__,
     "cell": _put_cell,
+    "setting": lambda holder, key, value: settings.write(key, value),
 }
 _DROP: dict[str, Callable[[Any, Any], None]] = {
     "slot": lambda holder, key: static(type(holder), key).__delete__(holder),

@@ -122,12 +122,11 @@ def _split(function: FunctionType, pick: Callable[[Any], Any]) -> Split | None:
     """The function with its calls passed through `pick`; None without a source that is surely
     its."""
     try:
-        tree = _source(function)
-        same = _compiled(tree, function, ())
-        changed = _compiled(_Calls().visit(copy.deepcopy(tree)), function, (PICK,))
+        tree, around = _source(function)
+        if not _alike(_compiled(tree, function, (), around), function.__code__):
+            return None
+        changed = _compiled(_Calls().visit(copy.deepcopy(tree)), function, (PICK,), around)
     except Exception:  # no source, or one that cannot be read: it runs as it is
-        return None
-    if not _alike(same, function.__code__):
         return None
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
     cells[PICK] = CellType(pick)
@@ -140,24 +139,45 @@ def _split(function: FunctionType, pick: Callable[[Any], Any]) -> Split | None:
     return Split(function, made)
 
 
-def _source(function: FunctionType) -> ast.FunctionDef:
-    """The definition, without decorators, with its lines."""
+def _source(function: FunctionType) -> tuple[ast.FunctionDef, list[ast.stmt]]:
+    """The definition, without decorators, with its lines; and imports of the names that its module
+    imports: Python 3.11 compiles `name.f()` in another way for those."""
     lines, first = inspect.getsourcelines(function.__code__)
     tree = ast.parse(textwrap.dedent("".join(lines)))
     (definition,) = tree.body
     if not isinstance(definition, ast.FunctionDef) or function.__code__.co_flags & GENERATORS:
         raise ValueError("no plain function")
     definition.decorator_list = []
-    return ast.increment_lineno(definition, first - 1)
+    imported = _imported("".join(inspect.findsource(function.__code__)[0]))
+    imports = ast.Import([ast.alias(name) for name in imported])
+    return ast.increment_lineno(definition, first - 1), [imports] if imported else []
+
+
+@functools.lru_cache(maxsize=64)
+def _imported(text: str) -> tuple[str, ...]:
+    """Names that a module's source imports, outside of functions and classes."""
+    found: list[str] = []
+    waiting: list[ast.AST] = [ast.parse(text)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found += [(a.asname or a.name).partition(".")[0] for a in node.names if a.name != "*"]
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.expr)):
+            waiting += ast.iter_child_nodes(node)
+    return tuple(dict.fromkeys(found))
 
 
 GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def _compiled(
-    definition: ast.FunctionDef, function: FunctionType, more: tuple[str, ...]
+    definition: ast.FunctionDef,
+    function: FunctionType,
+    more: tuple[str, ...],
+    before: list[ast.stmt],
 ) -> CodeType:
-    """The code of a definition whose free variables are the function's, and `more`."""
+    """The code of a definition whose free variables are the function's, and `more`, in a module
+    that begins with the statements `before`."""
     names = [*function.__code__.co_freevars, *more]
     around = ast.FunctionDef(
         name="around",
@@ -165,7 +185,7 @@ def _compiled(
         body=[definition],
         decorator_list=[],
     )
-    module = ast.Module([around], [])
+    module = ast.Module([*before, around], [])
     ast.fix_missing_locations(module)
     flags = function.__code__.co_flags & _FUTURES
     code: CodeType = compile(

@@ -103,6 +103,11 @@ def test_llvm_without_llvmlites_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("LLVMPY_Other") is max
 
 
+def test_functions_of_torchs_core() -> None:
+    assert private.core_function("get_num_threads")() == torch.get_num_threads()
+    assert private.core_function("get_what_is_not_there") is None
+
+
 def test_dispatch_modes_set_aside() -> None:
     with FlopCounterMode(display=False):
         assert private.dispatch_modes() == 1

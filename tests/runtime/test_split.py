@@ -201,3 +201,24 @@ def test_what_only_runs_eagerly_is_called_as_it_is(capsys: Any) -> None:
     for _ in range(5):
         torch.testing.assert_close(f(x), net(x))
     assert [r.kind for r in dispatcher_of(f).reasons] == ["impure"]
+
+
+def test_calls_of_imported_modules(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Python 3.11 compiles `math.sqrt(x)` in another way if the module imports `math`."""
+    (tmp_path / "importing.py").write_text(
+        "import math\n"
+        "import os.path as where\n"
+        "try:\n    from random import Random\nexcept ImportError:\n    Random = None\n"
+        "def helper(x): return (x * 2).relu() + 1\n"
+        "def f(x):\n"
+        "    print(math.sqrt(4.0), where.basename('a/b'), Random.__name__.lower())\n"
+        "    return helper(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("importing")
+    compiled = tracejit.compile(module.f, backend=BACKEND, wait=True)
+    for _ in range(3):
+        assert compiled(torch.ones(3)).equal(module.helper(torch.ones(3)))
+    (part,) = tracejit.explain(compiled).parts
+    assert part.entries
+    assert capsys.readouterr().out == "2.0 b random\n" * 3

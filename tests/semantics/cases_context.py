@@ -186,7 +186,7 @@ under(
 )
 
 
-@case(X, "set_default_dtype inside", eager="impure")
+@case(X, "set_default_dtype inside")
 def _(c: Wrap) -> Iterator[Any]:
     def f(x: Any, dtype: Any) -> Any:
         torch.set_default_dtype(dtype)
@@ -230,7 +230,6 @@ under(
     "anomaly mode",
     lambda x: (x * 2).sqrt().sum() + torch.is_anomaly_enabled(),
     torch.autograd.detect_anomaly,
-    eager="impure",
 )
 
 

@@ -21,8 +21,9 @@ def join(a: str, b: str) -> str:
 
 
 def default_float() -> str:
-    """The ambient default floating dtype."""
-    return NAME[torch.get_default_dtype()]
+    """The dtype of floats that nothing gives one: a graph does not depend on torch's setting, which
+    the recorder spells out where it is another (trace.steps)."""
+    return "f32"
 
 
 def number_dtype(number: Any) -> str:
@@ -30,7 +31,7 @@ def number_dtype(number: Any) -> str:
     if isinstance(number, bool):
         return "bool"
     if isinstance(number, complex):
-        return "c128" if default_float() == "f64" else "c64"
+        return "c64"
     return default_float() if isinstance(number, float) else "i64"
 
 

@@ -21,6 +21,7 @@ from tracejit.trace.effects import differs
 if TYPE_CHECKING:
     from tracejit.trace.observe import Observer
 
+REPLAYED = {"default dtype"}  # a setting too (runtime.settings): set again where a call sets it
 HELD = OBJECTS | {"lib", "pymodule"}  # checks of nodes whose objects a recipe can name
 
 
@@ -39,7 +40,7 @@ class Conclusion:
                 return Reason("side-effect", f"sets context variable {variable.name}")
         now = state.capture()
         for name, before in self.observer.state.items():
-            if now[name] != before:
+            if now[name] != before and name not in REPLAYED:
                 return Reason("side-effect", f"changes {name} (was {before}, is {now[name]})")
         try:
             return Changes(self.tree, self.effects.watches, self.dropped, self.words).collect()

@@ -38,7 +38,7 @@ class Effects:
 
     def __init__(self) -> None:
         self.watches: list[Watch] = []
-        self.seen: dict[tuple[int, str], Watch] = {}
+        self.seen: dict[tuple[Any, str], Watch] = {}
 
     def add(
         self,

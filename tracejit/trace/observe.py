@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import state
+from tracejit.runtime import private, settings, state
 from tracejit.runtime.constants import LEAVES, MISSING, is_constant
 from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
@@ -179,6 +179,8 @@ class Observer:
                     self.refuse("impure", f"calls {verdict}", frame)
                 elif key[0] is contextvars.ContextVar:
                     self.context(arg.__self__, arg.__name__, frame)
+                elif key[1] in settings.SETTINGS or key[1] in settings.SETS:
+                    self.setting(arg, frame)
         except Exception as error:  # ours: it must not end the user's call
             self.failed(error)
 
@@ -329,6 +331,8 @@ class Observer:
         plan = plan_of(caller.f_code)
         if plan.reads is not None and plan.treatment != SKIP:
             self.reach.visit(plan, value)
+            if self.reach.problem is not None:
+                self.refuse(*self.reach.problem, caller)
 
     def context(self, variable: contextvars.ContextVar[Any], name: str, frame: FrameType) -> None:
         """A context variable is read or set: guard its value, which must be the same at the end."""
@@ -341,6 +345,18 @@ class Observer:
             self.reach.child(node, "context", None, value)
         elif value is not MISSING and not is_constant(value):
             self.refuse("impure", f"reads context variable {variable.name}", frame)
+
+    def setting(self, function: Any, frame: FrameType) -> None:
+        """A setting of torch's is asked for, or set: what it was is guarded."""
+        name = function.__name__
+        if private.core_function(name) is not function:
+            return
+        node = self.coverage.module_node("torch")
+        for asked in settings.SETS.get(name, ()):
+            read = functools.partial(settings.read, asked)
+            self.effects.add(node, "setting", asked, read, frame.f_code, "setting")
+        if name in settings.SETTINGS and ("setting", name) not in self.effects.seen:
+            self.reach.child(node, "setting", name, settings.read(name))
 
     # The end
 

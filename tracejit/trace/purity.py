@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import private
+from tracejit.runtime import private, settings
 
 PURE_MODULES = frozenset(
     [
@@ -111,9 +111,16 @@ PURE = frozenset(
 
 # torch's C functions are pure for Python (operators are recorded) but for these.
 _TORCH_IMPURE = re.compile(
-    r"manual_seed|seed|set_rng|get_rng|memory|_set_default_|_cuda_set|event|record_|profiler|_save(?!d_tensors)|_load|num_threads"
-    r"|num_interop|anomaly"
+    r"manual_seed|seed|set_rng|get_rng|memory|_cuda_set|event|record_|profiler|_save(?!d_tensors)|_load"
+    r"|_fp32_precision_"
 )
+# Setters whose settings are guarded at every call, or last no longer than what calls them.
+_SCOPED = re.compile(
+    r"^_?(un)?set_(autocast|conj|neg|dispatch_mode|grad_enabled|multithreading|fwd_grad|view_replay"
+    r"|torch_function_state|tracing_state|skip_next|cublas|float32_matmul|deterministic_algorithms)"
+)
+_SETTER = re.compile(r"^_?(un)?set_")
+_SETTINGS = settings.SETTINGS | settings.SETS.keys()  # trace.observe guards and replays these
 # Methods of tensors by which data or memory leaves torch without the recorder seeing it.
 _TENSOR_ESCAPES = frozenset(
     [
@@ -192,19 +199,31 @@ def _is_binding(owner: Any) -> bool:
 def _judge_module(module: str, name: str) -> str | None:
     full = f"{module}.{name}"
     if module == "torch" or module.startswith(("torch.", "torch._C")):
-        return full if _TORCH_IMPURE.search(name) else None
+        return full if _is_impure(name) or (module in _TORCH and _sets(name)) else None
     if module in PURE_MODULES:
         return full if full in IMPURE else None
     return None if full in PURE else full
+
+
+_TORCH = ("torch", "torch._C")
+
+
+def _is_impure(name: str) -> bool:
+    """Whether one of torch's C functions does more than compute."""
+    return name not in _SETTINGS and _TORCH_IMPURE.search(name) is not None
+
+
+def _sets(name: str) -> bool:
+    """Whether a function sets something that neither a guard nor a plan knows."""
+    known = name in _SETTINGS or _SCOPED.match(name)
+    return _SETTER.match(name) is not None and not known
 
 
 def _judge_type(owner: type, name: str) -> str | None:
     """A class method of a C type, or `torch.add`, whose owner is a class."""
     module = owner.__module__
     if issubclass(owner, PURE_TYPES) or module.startswith("torch") or name in _PURE_ON_ANY:
-        return (
-            f"torch.{name}" if module.startswith("torch") and _TORCH_IMPURE.search(name) else None
-        )
+        return f"torch.{name}" if module.startswith("torch") and _is_impure(name) else None
     full = f"{module}.{owner.__qualname__}.{name}"
     return None if full in PURE else full
 

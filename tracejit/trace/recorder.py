@@ -141,7 +141,8 @@ class Recorder(Mode):  # type: ignore[misc]
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self.refuse(Refused("raised", f"{facts.name} raised {type(error).__name__}"))
+            if not raises_without_data(func, args, kwargs, error):
+                self.refuse(Refused("raised", f"{facts.name} raised {type(error).__name__}"))
             raise
         if self.refused is None:
             self._advance(step, result)
@@ -222,6 +223,31 @@ class Recorder(Mode):  # type: ignore[misc]
             value = self.storages.read(alias)
             if value is not before:
                 self.graph.writes.append((before, value))
+
+
+def raises_without_data(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> bool:
+    """Whether a call that raised does so for its arguments' dtypes and sizes, which are guarded:
+    then it raises for tensors without data too (if in other words), and so does every such call."""
+    if func._schema.is_mutable:
+        return False  # it may have written something first
+
+    try:
+        with private.without_modes():
+            func(*_without_data(args), **{name: _without_data(v) for name, v in kwargs.items()})
+    except Exception as again:
+        return type(again) is type(error)
+    return False
+
+
+def _without_data(item: Any) -> Any:
+    """An argument with tensors on the meta device in the place of others."""
+    if isinstance(item, (list, tuple)):
+        return [_without_data(part) for part in item]
+    if isinstance(item, torch.Tensor):
+        return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
+    return item
 
 
 def _where(tensor: torch.Tensor) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tracejit.ir.dtypes import TORCH
+from tracejit.ir.dtypes import COMPLEX, FLOATS, TORCH
 from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
@@ -62,6 +62,7 @@ class Steps:
         self, graph: Graph, storages: Storages, origin: Callable[[], Origin], watch: Watch
     ) -> None:
         self.graph, self.storages, self.origin, self.watch = graph, storages, origin, watch
+        self.default = torch.get_default_dtype()  # as it will be when the plan runs
 
     def of(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """The step of one call."""
@@ -95,7 +96,10 @@ class Steps:
     def functional(self, facts: Facts, args: Any, kwargs: dict[str, Any]) -> Call:
         """The canonical call of an op without its write."""
         more = {name: v for name, (place, v) in facts.defaults.items() if place >= len(args)}
-        return self.call(graph_name(facts.functional), args, {**more, **kwargs})
+        call = self.call(graph_name(facts.functional), args, {**more, **kwargs})
+        if self.takes_default(call) and (facts.outs or any(type(n) is float for n in call.args)):
+            raise Refused("op", f"{facts.name} of whole numbers, and the default dtype is special")
+        return call
 
     # --- what the kinds of calls do; each runs up to its `yield` before the call ---
 
@@ -143,6 +147,7 @@ class Steps:
             call.kwargs.setdefault("dtype", TORCH[metas[0][0]])  # not the default of another day
         if any(self.storages.home(t) is not None for t in results):
             raise Refused("op", f"{facts.name} gave memory that was known before")
+        self.settle(call, metas)
         node = self.graph.add(call.op, call.args, call.kwargs, metas, self.origin())
         for tensor, value, meta in zip(kept, node.outputs, metas):
             self.storages.define(tensor, value, meta=meta)
@@ -151,6 +156,29 @@ class Steps:
             for n, tensor in enumerate(results):
                 if n not in call.kept:
                     self.storages.define(tensor, None, restore=partial(restore, n))
+
+    def settle(self, call: Call, metas: list[Meta]) -> None:
+        """Whole numbers that become floats of torch's default dtype do so by a node of their own,
+        if it is not float32 now or when the plan runs: nothing in a graph depends on it."""
+        if not self.takes_default(call) or call.kwargs.get("dtype") is not None:
+            return
+        dtype, floats = TORCH[metas[0][0]], [n for n in call.args if type(n) is float]
+        if dtype is torch.bool and floats:  # a comparison
+            dtype = torch.get_default_dtype()
+        if dtype.is_floating_point or dtype.is_complex:
+            if torch.Tag.pointwise not in overload_of(call.op).tags:
+                raise Refused("op", f"{call.op} of whole numbers, and the default dtype is special")
+            add = partial(self.storages.add, "aten._to_copy")
+            call.args = tuple(
+                add((v,), {"dtype": dtype}) if isinstance(v, Value) else v for v in call.args
+            )
+
+    def takes_default(self, call: Call) -> bool:
+        """Whether a call may make floats of whole numbers, and of which dtype is not sure."""
+        if torch.get_default_dtype() is self.default is torch.float32:
+            return False
+        dtypes = [v.dtype for v in values_in((call.args, tuple(call.kwargs.values())))]
+        return bool(dtypes) and not any(d in FLOATS or d in COMPLEX for d in dtypes)
 
     def view(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """An alias of the first argument, or a constant's first appearance."""
