@@ -23,7 +23,7 @@ _OWN = tuple(
 )
 _MODELS = os.path.join(_HERE, "benchmarks") + os.sep  # what is compiled, not what compiles it
 # Not by sysconfig, whose tables take 1.5 ms of a warm start to load.
-_STDLIB = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
+STDLIB = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
 _SITE = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
@@ -39,7 +39,7 @@ def origin_of_file(filename: str) -> str:
         return CORE
     if any(mark in path for mark in _SITE):
         return LIBRARY if package_of_file(path) else USER
-    return CORE if path.startswith(_STDLIB) else USER
+    return CORE if path.startswith(STDLIB) else USER
 
 
 def package_of_file(filename: str) -> str:

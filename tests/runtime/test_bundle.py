@@ -3,11 +3,11 @@ a file that does not fit is refused by name."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,12 +51,16 @@ class Scale:
     by = 2.0
 
 
-scales = weakref.WeakSet([only := Scale()])
+@functools.cache
+def kept() -> Scale:
+    return Scale()
+
+
+kept()
 
 
 def unreached(x: torch.Tensor) -> torch.Tensor:
-    (scale,) = list(scales)
-    return x * scale.by
+    return x * kept().by
 
 
 def asking(x: torch.Tensor) -> torch.Tensor:

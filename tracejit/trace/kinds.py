@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import array
+import collections
+import contextvars
 import datetime
+import enum
 import functools
 import gc
 import io
 import numbers
+import threading
 import types
+import weakref
 from types import FunctionType
 from typing import Any
 
@@ -43,6 +48,15 @@ ITERATORS: tuple[type, ...] = (
 # immutable are constants; what remains are subclasses and buffers.
 VALUES: tuple[type, ...] = (numbers.Number, str, bytes, bytearray, memoryview, array.array)
 VALUES += (datetime.date, datetime.time, datetime.timedelta)
+# Classes in C whose objects hold what guards see, or nothing.
+SEEN: tuple[type, ...] = (
+    type, BaseException, list, tuple, dict, set, frozenset, collections.deque,
+    torch.Tensor, torch.Generator, torch.nn.Module, functools.partial, weakref.ref,
+    type(functools.lru_cache(len)), type(threading.Lock()), type(threading.RLock()),
+    types.SimpleNamespace, types.ModuleType, types.MethodType, types.GenericAlias, types.UnionType,
+    contextvars.ContextVar, enum.Enum,
+)  # fmt: skip
+_HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
 # What classes and modules hold as code.
 ROUTINES: tuple[type, ...] = (
     FunctionType,
@@ -73,9 +87,18 @@ def content_unseen(value: Any) -> str:
     step = static(type(value), "__next__")
     if isinstance(value, ITERATORS) or not (step is MISSING or isinstance(step, FunctionType)):
         return "position"
-    if isinstance(value, types.MappingProxyType):
-        return "content"
-    return "value" if isinstance(value, VALUES) else ""
+    if isinstance(value, VALUES):
+        return "value"
+    return "content" if any(map(_is_opaque, type(value).__mro__)) else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_opaque(kind: type) -> bool:
+    """Whether a class in C keeps something that is neither an attribute nor an item."""
+    if issubclass(kind, (*SEEN, *ROUTINES)):
+        return False
+    in_c = not kind.__flags__ & _HEAP or bool(kind.__flags__ & _IMMUTABLE)
+    return (in_c and kind is not object) or type(kind).__name__ == "pybind11_type"
 
 
 def is_bound_in_c(value: Any) -> bool:

@@ -39,6 +39,7 @@ from tracejit.trace.plans import (
     REGISTER,
     SCAN,
     SKIP,
+    TELLING,
     Plan,
     plan_of,
 )
@@ -51,6 +52,7 @@ _HOOK_DETAILS = (
     "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )
+FOREIGN = (USER, LIBRARY)  # neither torch's nor the interpreter's, whose calls are known
 _verdicts: dict[purity.Key, str | None] = {}
 
 
@@ -181,6 +183,8 @@ class Observer:
                     self.context(arg.__self__, arg.__name__, frame)
                 elif key[1] in settings.SETTINGS or key[1] in settings.SETS:
                     self.setting(arg, frame)
+                elif key[1] in purity.OF_THE_PROCESS:
+                    self.of_the_process(key[1], frame)
         except Exception as error:  # ours: it must not end the user's call
             self.failed(error)
 
@@ -191,6 +195,11 @@ class Observer:
         elif plan.treatment == RANDOM:
             name = f"{frame.f_globals['__name__']}.{plan.code.co_name}"
             self.refuse("random", f"calls {name}", frame)
+        elif plan.treatment == TELLING:
+            if _asked_by(frame) in FOREIGN:
+                home = frame.f_globals.get("__name__")
+                name = getattr(plan.code, "co_qualname", plan.code.co_name)
+                self.refuse("impure", f"runs {home}.{name}", frame)
         elif plan.treatment == REGISTER and not _in_setattr(frame):
             self.enter(plan, frame)
         elif plan.treatment == REGISTER:  # the store in the user's code is watched
@@ -210,10 +219,11 @@ class Observer:
         # An object with a path keeps its id; one without may be another than the last with that id.
         token = (number, kind if kind in LEAVES else id(first))
         stable = kind in LEAVES or id(first) in known
+        asks = False
         if not stable or plan.asks_others or plan.cells or token not in self.entered:
             self.entered.add(token)
             self.coverage.ran(plan, frame, local)
-            self.reach.asked(plan, local)
+            asks = bool(plan.reads and plan.reads.asked)
             if plan.tables and isinstance(first, torch.nn.Module):
                 self.reach.tables(plan, first)
         seen = self.reach.seen
@@ -236,6 +246,8 @@ class Observer:
             self.globals_seen.add(mark)
             if plan.origin != CORE:
                 self.globals(plan, frame.f_globals, frame)
+        if asks:
+            self.reach.asked(plan, local, frame.f_globals)
         if self.reach.problem is not None:
             self.refuse(*self.reach.problem, frame)
 
@@ -346,6 +358,11 @@ class Observer:
         elif value is not MISSING and not is_constant(value):
             self.refuse("impure", f"reads context variable {variable.name}", frame)
 
+    def of_the_process(self, name: str, frame: FrameType) -> None:
+        """User code asks what differs between processes; `__hash__` may call hash."""
+        if plan_of(frame.f_code).origin == USER and frame.f_code.co_name != f"__{name}__":
+            self.refuse("impure", f"calls {name}", frame)
+
     def setting(self, function: Any, frame: FrameType) -> None:
         """A setting of torch's is asked for, or set: what it was is guarded."""
         name = function.__name__
@@ -407,6 +424,14 @@ class Observer:
         self.coverage = Coverage(self.reach)
         self.contexts.clear()
         self.fn = self.previous = self.muted = None
+
+
+def _asked_by(frame: FrameType) -> str:
+    """The origin of the code on whose behalf a function of the standard library runs."""
+    caller = frame.f_back
+    while caller is not None and plan_of(caller.f_code).computes:
+        caller = caller.f_back
+    return plan_of(caller.f_code).origin if caller is not None else OWN
 
 
 def _in_setattr(frame: FrameType) -> bool:

@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code, package_of_file
+from tracejit.runtime.origins import (
+    CORE,
+    LIBRARY,
+    OWN,
+    STDLIB,
+    USER,
+    origin_of_code,
+    package_of_file,
+)
 from tracejit.trace.reads import Reads, analyse
 
 _TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
@@ -24,9 +32,22 @@ _SKIPPED_IN_MODULE = frozenset(
     ("_wrapped_call_impl", "inner", "__getattr__", "__setattr__", "__delattr__", "__init__")
     + ("remove_from",)
 )
+# Modules of the standard library whose functions do nothing but compute from what they are given,
+# or call functions in C that are looked at themselves. What others know (threads, queues, weak
+# sets, paths of files) no guard describes.
+_COMPUTING = (
+    "__future__ _collections_abc _py_abc _strptime _weakref abc ast base64 bisect calendar cmath "
+    "codecs collections colorsys contextlib copy copyreg dataclasses datetime decimal difflib dis "
+    "encodings enum fnmatch fractions functools genericpath hashlib heapq html importlib inspect "
+    "itertools json keyword linecache math ntpath numbers opcode operator pickle posixpath pprint "
+    "random re reprlib shlex sre_compile sre_constants sre_parse stat statistics string struct "
+    "textwrap token tokenize traceback types typing unicodedata uuid warnings"
+)
+_COMPUTES = frozenset(_COMPUTING.split())
+_LOG_CALLS = "debug info warning warn error exception critical fatal log isEnabledFor getLogger"
 _SCANNED_STDLIB = ("copy.py", "collections/__init__.py", "random.py", "types.py")
 
-SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM, REGISTER = range(8)
+SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM, REGISTER, TELLING = range(9)
 
 # Functions that are looked at as a whole: (end of file name, qualified name or "" for all) ->
 # treatment.
@@ -43,6 +64,16 @@ _SPECIAL: dict[tuple[str, str], int] = {
     ("/os.py", "_Environ.__getitem__"): ENVIRON,
     ("logging/__init__.py", "Logger.isEnabledFor"): LOGGER,
     ("logging/__init__.py", "isEnabledFor"): LOGGER,
+    **{
+        ("logging/__init__.py", f"{owner}{name}"): SKIP
+        for owner in ("Logger.", "")
+        for name in _LOG_CALLS.split()
+        if name != "isEnabledFor"
+    },
+    ("<frozen os>", "getenv"): SKIP,
+    ("/os.py", "getenv"): SKIP,
+    ("<frozen os>", "_fspath"): SKIP,
+    ("/os.py", "_fspath"): SKIP,
     # Import, and reflection on functions, whose code is guarded anyway: the answer is a function of
     # what they are.
     ("<frozen importlib._bootstrap>", ""): MUTE,
@@ -74,6 +105,7 @@ class Plan:
     package: str = ""  # of a library's code
     asks_others: bool = False  # asks for computed names in others than the first parameter
     versioned: dict[str, Any] = field(default_factory=dict)  # globals that a version covers
+    computes: bool = False  # the standard library's: it knows no more than what called it
     nested: tuple[int, ...] = ()  # ids of the code objects of functions defined inside
     # Class attributes that the code may read, by class and whether by computed names.
     classes: dict[tuple[type, bool], tuple[str, ...]] = field(default_factory=dict)
@@ -96,6 +128,7 @@ def _make(code: CodeType) -> Plan:
     origin = origin_of_code(code)
     treatment = _treatment(code, origin)
     plan = Plan(code, origin, treatment)
+    plan.computes = origin == CORE and not _is_torch(code)
     plan.nested = tuple(
         id(constant) for constant in code.co_consts if isinstance(constant, CodeType)
     )
@@ -116,6 +149,10 @@ def _make(code: CodeType) -> Plan:
     return plan
 
 
+def _is_torch(code: CodeType) -> bool:
+    return os.path.realpath(code.co_filename).startswith(_TORCH)
+
+
 def _treatment(code: CodeType, origin: str) -> int:
     if origin in (USER, LIBRARY):
         numpy = f"{os.sep}numpy{os.sep}" in code.co_filename
@@ -127,13 +164,22 @@ def _treatment(code: CodeType, origin: str) -> int:
     for (file, function), treatment in _SPECIAL.items():
         if name.endswith(file) and function in ("", qualname):
             return treatment
-    path = os.path.realpath(code.co_filename)
-    if path.startswith(_TORCH):
-        inside = path[len(_TORCH) :].replace(os.sep, "/")
+    if _is_torch(code):
+        inside = os.path.realpath(code.co_filename)[len(_TORCH) :].replace(os.sep, "/")
         if inside == _MODULE:
             return SKIP if code.co_name in _SKIPPED_IN_MODULE else SCAN
         return SCAN if inside.startswith(_SCANNED_TORCH) else SKIP
-    return SCAN if name.endswith(_SCANNED_STDLIB) else SKIP
+    if name.endswith(_SCANNED_STDLIB):
+        return SCAN
+    return SKIP if _stdlib_module(name) in _COMPUTES else TELLING
+
+
+def _stdlib_module(file: str) -> str:
+    """The top-level module of a file of the standard library, or of `<frozen name>`."""
+    if file.startswith("<frozen "):
+        return file[len("<frozen ") : -1].partition(".")[0]
+    inside = os.path.realpath(file).removeprefix(STDLIB).replace(os.sep, "/")
+    return inside.partition("/")[0].removesuffix(".py")
 
 
 def is_core(plan: Plan) -> bool:

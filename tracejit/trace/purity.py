@@ -109,6 +109,13 @@ PURE = frozenset(
     ]
 )
 
+# Pure where a library only keeps books; the user may compute with the answers, which differ between
+# processes, threads and callers.
+OF_THE_PROCESS = frozenset(
+    ("id", "hash", "_getframe", "getrefcount", "get_ident", "__subclasses__", "getprofile")
+    + ("isenabled", "is_tracked", "getrecursionlimit")
+)
+
 # torch's C functions are pure for Python (operators are recorded) but for these.
 _TORCH_IMPURE = re.compile(
     r"manual_seed|seed|set_rng|get_rng|memory|_cuda_set|event|record_|profiler|_save(?!d_tensors)|_load"

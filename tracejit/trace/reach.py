@@ -38,13 +38,16 @@ from tracejit.trace.plans import Plan
 from tracejit.trace.tree import CONTAINERS, Tree
 
 FUNCTIONS = (FunctionType, types.BuiltinFunctionType)
+TORCH_NAMES = (torch.dtype, torch.layout, torch.memory_format)  # names that nobody gives another
+TOLD = frozenset(("__name__", "__qualname__", "__doc__", "__module__"))  # by a function or class
+HIDDEN = frozenset(("__dict__", "__weakref__"))  # in every class
 MOST_ITEMS = 1000  # a longer container is not described item by item
 DEEPEST = 60  # steps from what a frame holds to what its code may read in it
 DEEPEST_FRESH = 8  # the same through objects that the call made
 # What a tensor tells of its history and place, which guards do not look at.
 UNGUARDED = frozenset(
     ("_base", "_is_view", "_version", "grad_fn", "is_leaf", "output_nr", "retains_grad")
-    + ("storage_offset",)
+    + ("storage_offset", "_backward_hooks", "_post_accumulate_grad_hooks")
 )
 
 
@@ -150,10 +153,16 @@ class Reach:
                 return
             self.seen.add(mark)
             self.watch(plan, value, node)
+        if plan.origin == USER and node >= 0 and isinstance(value, (type, FunctionType)):
+            for name in plan.loads & TOLD:
+                self.child(node, "slot", name, getattr(value, name))
         if isinstance(value, ModuleType):
             self.module_namespace(plan, value, node, depth)
         elif isinstance(value, type):
-            self.class_attributes(plan, value, node, plan.loads, depth)
+            names = plan.loads
+            if (id(plan), id(value)) in self.whole:
+                names |= {n for b in value.__mro__ if is_user_code(b) for n in vars(b)} - HIDDEN
+            self.class_attributes(plan, value, node, names, depth)
         elif isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
             self.container(plan, value, node, depth)
         elif isinstance(value, MethodType):
@@ -235,10 +244,13 @@ class Reach:
         if origin == CORE:
             named = plan.loads if plan.origin == USER and node >= 0 else frozenset()
             for name in sorted(namespace.keys() & named):
-                if isinstance(namespace[name], FUNCTIONS):
-                    self.child(node, step, name, namespace[name])
-                elif isinstance(namespace[name], ModuleType):
-                    self.step(plan, node, step, name, namespace[name], depth)
+                found = namespace[name]
+                if isinstance(found, (*FUNCTIONS, type)):
+                    self.child(node, step, name, found)
+                elif isinstance(found, (ModuleType, *CONTAINERS)) or (
+                    is_constant(found) and not isinstance(found, TORCH_NAMES)
+                ):
+                    self.step(plan, node, step, name, found, depth)
             return
         for name in sorted(namespace.keys() & plan.loads):
             found = namespace[name]
@@ -409,6 +421,11 @@ class Reach:
         """Names that the code asks for: guard that the object does not have those that it lacks
         now.
         """
+        if isinstance(value, type):
+            for name in names:
+                if static(value, name) is MISSING:
+                    self.tree.child(node, "static", name, MISSING)
+            return
         attributes = instance_dict(value)
         tables = TABLES if isinstance(value, torch.nn.Module) else {}
         for name in names:
@@ -423,11 +440,11 @@ class Reach:
             for step in tables:
                 self.tree.child(node, step, name, MISSING)
 
-    def asked(self, plan: Plan, local: dict[str, Any]) -> None:
+    def asked(self, plan: Plan, local: dict[str, Any], namespace: dict[str, Any]) -> None:
         """What the code asks of certain objects: names it computes, or that may be absent."""
         assert plan.reads is not None
         for each in plan.reads.asked:
-            value = self.follow(each.of or (), local)
+            value = self.follow(each.of or (), local, namespace)
             if value is MISSING or type(value) in LEAVES:
                 continue
             node = self.tree.known.get(id(value), -1)
@@ -442,11 +459,13 @@ class Reach:
             elif each.name is not None and node >= 0 and not each.write:
                 self.absences((each.name,), value, node)
 
-    def follow(self, chain: tuple[str, ...], local: dict[str, Any]) -> Any:
+    def follow(
+        self, chain: tuple[str, ...], local: dict[str, Any], namespace: dict[str, Any]
+    ) -> Any:
         """The object that a variable and attributes of it lead to, without running user code; its
         node if known.
         """
-        value = local.get(chain[0], MISSING)
+        value = local.get(chain[0], namespace.get(chain[0], MISSING))
         for name in chain[1:]:
             attributes = instance_dict(value)
             held = [attributes, *((attributes.get(table) or {}) for table in TABLES.values())]

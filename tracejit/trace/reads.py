@@ -54,7 +54,7 @@ _DOORS = frozenset(("__dict__", "__getattribute__", "__getstate__", "__reduce_ex
 _WRITE_DOORS = frozenset(("__setattr__", "__delattr__", "__dict__", "__setstate__"))
 _SWALLOW = frozenset(("AttributeError", "Exception", "BaseException"))
 
-# A parameter or free variable and attributes of it: `self.config` is ("self", "config").
+# A parameter, free or global variable and attributes of it: `self.config` is ("self", "config").
 Chain = tuple[str, ...]
 
 
@@ -206,7 +206,7 @@ _SILENT = frozenset(("CACHE", "KW_NAMES", "RESUME", "NOP", "EXTENDED_ARG"))
 _CALLS = ("PRECALL", "CALL", "CALL_FUNCTION")
 _BRANCHES = ("JUMP", "POP_JUMP", "FOR_ITER", "SEND", "RETURN", "YIELD")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
-_VARIABLES = ("LOAD_FAST", "LOAD_DEREF")
+_VARIABLES = ("LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME")
 _NAMES = opcode.opname
 
 
@@ -269,7 +269,10 @@ class _Uses:
             if step.name.startswith(("STORE_FAST", "STORE_DEREF", "DELETE_FAST")):
                 assigned.update(step.value if isinstance(step.value, tuple) else (step.value,))
         count = code.co_argcount + code.co_kwonlyargcount
+        loaded = {step.value for step in self.steps if step.op in _GLOBALS}
+        stored = {step.value for step in self.steps if step.op in _GLOBAL_STORES}
         self.simple = {*code.co_varnames[:count], *code.co_freevars} - assigned
+        self.simple |= loaded - stored
         self.first = code.co_varnames[0] if code.co_argcount else ""
 
     def find(self) -> Iterator[Asked]:
@@ -338,6 +341,8 @@ class _Uses:
                 second, start = (step, index) if before == 1 else (None, index + 1)
             elif depth < 2:
                 second, start = None, -1
+            elif depth == 2:  # something is done with what began the second argument
+                second = None
         return None, None
 
 
