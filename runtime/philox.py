@@ -83,7 +83,7 @@ def uniform(key: torch.Tensor, sizes: Sequence[int], dtype: torch.dtype) -> torc
 
 def bernoulli(key: torch.Tensor, sizes: Sequence[int], p: float) -> torch.Tensor:
     """True with probability `p`, to 32 bits."""
-    return word(places(sizes, key), key) < limit(p)
+    return word(places(sizes, key), key).long() < limit(p)
 
 
 def limit(p: float) -> int:

@@ -45,7 +45,8 @@ def _is_plain(node: Node) -> bool:
 
 def _drawn(b: Builder, op: str, out: Value, given: Any) -> Value:
     """A draw of the sizes of `out`, under a key of its own."""
-    (key,) = b.add("tj.key", (torch.device(b.device),), {}, [("i64", ())], [()])
+    where: dict[str, Any] = {"device": torch.device(b.device)}
+    (key,) = b.add("tj.key", (), where, [("i64", ())], [()])
     found: Value = b(op, key, out.sizes, given)
     return found
 
