@@ -35,7 +35,7 @@ def constant(data: Sequence[bool | int | float], dtype: str, sizes: Sequence[int
 
 OWN: dict[str, Callable[..., Any]] = {  # ops that are not torch's
     "tj.constant": constant,
-    "tj.key": philox.key,
+    "tj.keys": philox.keys,
     "tj.uniform": philox.uniform,
     "tj.normal": philox.normal,
     "tj.bernoulli": philox.bernoulli,

@@ -27,12 +27,13 @@ SINE = (6.2831855, -41.34168, 81.602234, -76.57499, 39.710918)
 Words = Sequence[torch.Tensor]
 
 
-def key(device: torch.device) -> torch.Tensor:
-    """64 bits from torch's generator for the device."""
-    return torch.randint(-(1 << 63), (1 << 63) - 1, (), dtype=torch.int64, device=device)
+def keys(count: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """So many times 64 bits from torch's generator for the device."""
+    drawn = torch.randint(-(1 << 63), (1 << 63) - 1, (count,), dtype=torch.int64, device=device)
+    return drawn.unbind()
 
 
-key.tags = (torch.Tag.nondeterministic_seeded,)  # type: ignore[attr-defined]  # as torch's ops have
+keys.tags = (torch.Tag.nondeterministic_seeded,)  # type: ignore[attr-defined]  # as torch's ops have
 
 
 def block(counter: Words, halves: Words) -> tuple[torch.Tensor, ...]:

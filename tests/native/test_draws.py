@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,6 @@ from tracejit.runtime import philox
 from tracejit.trace.recorder import record
 
 Function = Callable[..., Any]
-CPU = torch.device("cpu")
 EVERYWHERE = [*BACKENDS, "reference"]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 everywhere = pytest.mark.parametrize("backend", EVERYWHERE)
@@ -45,8 +45,13 @@ def seeded(seed: int, f: Function, *args: Any) -> Any:
     return f(*args)
 
 
+def key() -> torch.Tensor:
+    """The next from torch's generator."""
+    return philox.keys(1, torch.device("cpu"))[0]
+
+
 def key_after(seed: int) -> torch.Tensor:
-    return seeded(seed, philox.key, CPU)
+    return seeded(seed, key)
 
 
 def plan_of(f: Function) -> str:
@@ -118,7 +123,7 @@ def test_the_same_everywhere(name: str) -> None:
         made = compiled(f, *args, backend=backend)
         found[backend] = tensors(seeded(11, made, *args))
         assert not any(op.removeprefix("aten.") in str(RULES) for op in calls(made)), calls(made)
-        assert "tj.key" in calls(made)
+        assert "tj.keys" in calls(made)
     for backend in EVERYWHERE[:-1]:
         for ours, reference, like in zip(found[backend], found["reference"], eager, strict=True):
             assert ours.dtype == like.dtype and ours.stride() == like.stride()
@@ -136,7 +141,7 @@ def test_the_graph_in_plain_torch(name: str) -> None:
     graph = recording.graph
     for _, work in stages.passes():
         graph = work(graph)
-    assert any(node.op == "tj.key" for node in graph.nodes)
+    assert any(node.op == "tj.keys" for node in graph.nodes)
     torch.manual_seed(12)
     outputs, _ = execute(graph, recording.sources)
     made = compiled(f, *args, backend="reference")
@@ -221,7 +226,7 @@ def test_any_sizes(sizes: list[int], dtype: torch.dtype, p: float, backend: str,
     x = torch.ones(sizes, dtype=dtype)
     made = compiled(lambda x: (F.dropout(x, p), torch.rand_like(x)), x, backend=backend)
     torch.manual_seed(seed)
-    keys = [philox.key(CPU) for _ in range(2)]
+    keys = [key() for _ in range(2)]
     dropped, uniform = seeded(seed, made, x)
     assert torch.equal(dropped != 0, philox.bernoulli(keys[0], sizes, 1 - p))
     assert torch.equal(uniform, philox.uniform(keys[1], sizes, dtype))
@@ -256,15 +261,34 @@ def test_in_program_order_with_what_torch_draws() -> None:
     found = seeded(8, made, x)
     state = torch.get_rng_state()
     torch.manual_seed(8)
-    first = philox.uniform(philox.key(CPU), (4,), torch.float32)
+    first = philox.uniform(key(), (4,), torch.float32)
     order = torch.randperm(9)
-    kept = philox.bernoulli(philox.key(CPU), (6,), 0.5)
+    kept = philox.bernoulli(key(), (6,), 0.5)
     waits = torch.empty(3).exponential_()
     numbers = torch.randint(0, 100, (5,))
-    last = philox.uniform(philox.key(CPU), (2,), torch.float32)
+    last = philox.uniform(key(), (2,), torch.float32)
     expected = (first, order, kept.float() * 2, waits, numbers, last)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_keys_are_drawn_at_once_where_nothing_lies_between() -> None:
+    def f(x):
+        for _ in range(3):
+            x = F.dropout(x, 0.1)
+        x = x + torch.randint(0, 9, (1,))
+        return x + torch.rand_like(x) + torch.rand_like(x)
+
+    made = compiled(f, X)
+    assert re.findall(r"tj_keys\((\d), ", plan_of(made)) == ["3", "2"]
+    torch.manual_seed(15)
+    expected = X
+    for _ in range(3):
+        expected = expected * philox.bernoulli(key(), X.shape, 0.9).div(0.9)
+    expected = expected + torch.randint(0, 9, (1,))
+    expected = expected + philox.uniform(key(), X.shape, X.dtype)
+    expected = expected + philox.uniform(key(), X.shape, X.dtype)
+    torch.testing.assert_close(seeded(15, made, X), expected)
 
 
 def test_a_draw_that_nobody_needs_moves_the_generator() -> None:
@@ -274,8 +298,8 @@ def test_a_draw_that_nobody_needs_moves_the_generator() -> None:
 
     made = compiled(f, X)
     torch.manual_seed(9)
-    philox.key(CPU)
-    expected = philox.uniform(philox.key(CPU), X.shape, torch.float32)
+    key()
+    expected = philox.uniform(key(), X.shape, torch.float32)
     assert torch.equal(seeded(9, made, X), expected)
 
 
@@ -393,7 +417,7 @@ def test_a_generator_of_the_callers_own() -> None:
 def test_nothing_is_dropped_in_evaluation() -> None:
     made = compiled(lambda x: F.dropout(x, 0.5, training=False) * 2, X)
     assert torch.equal(made(X), X * 2)
-    assert "tj.key" not in calls(made)
+    assert "tj.keys" not in calls(made)
 
 
 # Distributions
@@ -485,9 +509,10 @@ def test_the_ends_of_normal() -> None:
     assert float((philox.cosine(turns) - exact).abs().max()) < 4e-7
     assert math.sqrt(-2 * math.log(2.0**-31)) < 6.6  # of the smallest chance
     assert philox.limit(1.0) == 1 << 31 and philox.limit(0.0) == -(1 << 31)
-    key = torch.tensor(5)
+    five = torch.tensor(5)
     assert (
-        philox.bernoulli(key, (1000,), 1.0).all() and not philox.bernoulli(key, (1000,), 0.0).any()
+        philox.bernoulli(five, (1000,), 1.0).all()
+        and not philox.bernoulli(five, (1000,), 0.0).any()
     )
 
 
@@ -557,7 +582,7 @@ def test_for_a_gpu(target: str, name: str) -> None:
     f, args = PROGRAMS[name]
     _, recording = record(f, args, {})
     built = compiler.Pipeline(target, "fast").build(recording.graph)
-    assert "tj_key(device=cuda)" in built.plan
+    assert re.search(r"= tj_keys\(\d, device=cuda\)", built.plan)
     assert not any("rand" in op or "drop" in op for op in built.manifest["externs"].values())
     assert any("philox(" in kernel.text for kernel in built.kernels.values())
     assert all(b is not None and b.code and not b.spills for b in built.binaries.values())

@@ -1,5 +1,6 @@
 """For `numerics="fast"`: random numbers drawn by library calls become ones that kernels compute
-from a key (ops.random). The key is drawn from torch's generator in the draw's place.
+from a key (ops.random). Keys are drawn from torch's generator in program order, by one call for all
+between which nothing else has an effect.
 
 A draw that has no rule here, or for which the rule says no, stays as it is.
 """
@@ -13,6 +14,7 @@ import torch
 
 from tracejit.ir.dtypes import COMPUTED, FLOATS, TORCH, opmath
 from tracejit.ir.graph import Graph, Node, Value
+from tracejit.ir.passes import is_effect
 from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ops.compose import add, apply, convert, multiply, wide
 
@@ -22,7 +24,41 @@ DEVICES = frozenset({"cpu", "cuda"})
 
 def draw_in_kernels(graph: Graph) -> Graph:
     """The graph whose common draws are computed from keys."""
-    return rewrite(graph, _rule)
+    return _at_once(rewrite(graph, _rule))
+
+
+KEYS = "tj.keys"
+
+
+def _at_once(graph: Graph) -> Graph:
+    """Keys that follow one another, drawn by one call."""
+    runs: list[list[Node]] = []
+    open_run = False
+    for node in graph.nodes:
+        if node.op == KEYS and open_run and runs[-1][0].out.device == node.out.device:
+            runs[-1].append(node)
+        elif node.op == KEYS:
+            runs.append([node])
+            open_run = True
+        elif is_effect(node):
+            open_run = False
+    place = {id(node): (run, k) for run in runs if len(run) > 1 for k, node in enumerate(run)}
+    made: dict[int, tuple[Value, ...]] = {}
+
+    def rule(b: Builder, node: Node) -> Result:
+        if id(node) not in place:
+            return None
+        run, number = place[id(node)]
+        if not number:
+            made[id(run)] = _keys(b, len(run))
+        return made[id(run)][number]
+
+    return rewrite(graph, rule)
+
+
+def _keys(b: Builder, count: int) -> tuple[Value, ...]:
+    where: dict[str, Any] = {"device": torch.device(b.device)}
+    return b.add(KEYS, (count,), where, [("i64", ())] * count, [()] * count)
 
 
 def _rule(b: Builder, node: Node) -> Result:
@@ -45,9 +81,7 @@ def _is_plain(node: Node) -> bool:
 
 def _drawn(b: Builder, op: str, out: Value, given: Any) -> Value:
     """A draw of the sizes of `out`, under a key of its own."""
-    where: dict[str, Any] = {"device": torch.device(b.device)}
-    (key,) = b.add("tj.key", (), where, [("i64", ())], [()])
-    found: Value = b(op, key, out.sizes, given)
+    found: Value = b(op, *_keys(b, 1), out.sizes, given)
     return found
 
 
