@@ -96,7 +96,7 @@ def test_places_from_memory(nests, key: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["chosen", "rows", "blocks"])
-@pytest.mark.parametrize("size", [1, 3, 4, 8, 31, 64, 1000])
+@pytest.mark.parametrize("size", [1, 8, 31, 1000])
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
 def test_neighbours(nests, how: str, size: int, step: int) -> None:
     """Whatever the lanes want: each word, every second, from any first one on."""
@@ -127,7 +127,7 @@ def test_a_key_for_each_lane(nests) -> None:
 STEPS = st.sampled_from([0, 1, 2, 3, 4, 8, 12, 64, 100])
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 5),
     columns=st.integers(1, 70),

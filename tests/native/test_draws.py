@@ -320,6 +320,31 @@ def test_one_draw_read_by_several_kernels() -> None:
         assert torch.equal(turned, y.t())
 
 
+@settings(max_examples=8)
+@given(
+    batch=st.integers(1, 3),
+    length=st.sampled_from([1, 5, 16, 33, 70]),
+    heads=st.sampled_from([1, 2, 3]),
+    width=st.sampled_from([4, 5, 16]),
+    wide=st.sampled_from([8, 30, 64]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_in_attention_and_behind_products(
+    batch: int, length: int, heads: int, width: int, wide: int, seed: int
+) -> None:
+    """A transformer's layer in training: what follows a product on its tiles draws there."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(heads * width, heads, wide, 0.2)
+    x = torch.randn(length, batch, heads * width)
+    found = []
+    with torch.no_grad():
+        for backend in ("reference", BACKEND):
+            made = compiled(layer, x, backend=backend)
+            assert "aten.bernoulli.p" not in calls(made)
+            found.append(seeded(seed, made, x))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 def test_two_draws_differ() -> None:
     made = compiled(lambda x: (torch.rand_like(x), torch.rand_like(x)), X)
     one, two = made(X)
