@@ -104,6 +104,47 @@ PROGRAMS: dict[str, tuple[Function, tuple[torch.Tensor, ...]]] = {
     "softmax, dropped": (lambda x: F.dropout(x.softmax(-1), 0.1) @ x.t(), (X,)),
     "several": (lambda x: F.dropout(x, 0.5) + torch.rand_like(x) * torch.randn(33), (X,)),
 }
+PLACES = torch.tensor([[3, 0], [4, 4], [1, 2]])
+READ: dict[str, tuple[Function, tuple[torch.Tensor, ...]]] = {
+    "joined": (lambda x: torch.cat([torch.rand(3, 33), x, torch.rand_like(x)]), (X,)),
+    "padded": (lambda: F.pad(torch.rand(4, 5), (1, 2, 3, 0), value=7.0), ()),
+    "reflected": (lambda: F.pad(torch.rand(1, 4, 5), (1, 2), mode="reflect"), ()),
+    "gathered": (lambda p: torch.rand(5, 2).gather(0, p), (PLACES,)),
+    "indexed": (lambda p: torch.rand(5, 9)[p] + 1, (PLACES,)),
+    "embedded": (lambda p: F.embedding(p, torch.rand(5, 16)), (PLACES,)),
+    "flipped": (lambda: torch.rand(6, 7).flip(0, 1) * 2, ()),
+    "rolled": (lambda: torch.rand(6, 7).roll((2, 3), (0, 1)) * 2, ()),
+    "turned": (lambda: torch.rand(60, 70).t().contiguous(), ()),
+    "strided": (lambda: torch.rand(64, 31)[3::5, 1::3] + 1, ()),
+    "every other": (lambda: torch.rand(640)[1::2] + 1, ()),
+    "from a place on": (lambda: torch.rand(640)[4:] + torch.rand(640)[:-4], ()),
+    "repeated": (lambda x: torch.rand(33) + torch.rand(5, 1) + x, (X,)),
+    "viewed": (lambda: torch.rand(8, 12).view(4, 2, 3, 4).permute(2, 0, 3, 1) + 1, ()),
+    "the largest of": (lambda x: torch.rand(5, 33).argmax(1), (X,)),
+    "running": (lambda: torch.rand(5, 33).gt(0.5).long().cumsum(1), ()),
+    "counted": (lambda: torch.rand(70, 300).gt(0.5).sum(0), ()),
+    "counted in rows": (lambda: torch.rand(70, 301).gt(0.5).sum(1), ()),
+    "counted, long": (lambda: (torch.rand(3, 1 << 15) > 0.5).sum(1), ()),
+    "chosen": (lambda x: torch.where(torch.rand_like(x) > 0.5, x, 0), (X,)),
+    "one of each dtype": (
+        lambda: [torch.rand(40, dtype=d) for d in (torch.float64, torch.float16, torch.float32)],
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_read_at_any_places(name: str) -> None:
+    """However a draw is read, and by which kind of kernel: its numbers are those of the places."""
+    f, args = READ[name]
+    expected, *found = (
+        tensors(seeded(16, compiled(f, *args, backend=backend), *args))
+        for backend in reversed(EVERYWHERE)
+    )
+    for results in found:
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
 NORMAL = frozenset(n for n in PROGRAMS if "norm" in n or "randn" in n or n == "several")
 each_program = pytest.mark.parametrize("name", PROGRAMS)
 
@@ -132,10 +173,10 @@ def test_the_same_everywhere(name: str) -> None:
             torch.testing.assert_close(ours, reference, **close)
 
 
-@each_program
+@pytest.mark.parametrize("name", [*PROGRAMS, *READ])
 def test_the_graph_in_plain_torch(name: str) -> None:
     """`ir.execute` runs the rewritten graph and gives what kernels give."""
-    f, args = PROGRAMS[name]
+    f, args = (PROGRAMS | READ)[name]
     _, recording = record(f, args, {})
     stages = compiler.Pipeline("reference", "fast")
     graph = recording.graph
