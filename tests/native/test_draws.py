@@ -486,6 +486,16 @@ def test_nothing_is_dropped_in_evaluation() -> None:
     assert "tj.keys" not in calls(made)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode: Function) -> None:
+    """Dropout is one operation or several to a recorder, by the mode."""
+    x = torch.ones(4, 9)
+    with mode():
+        made = compiled(lambda x: F.dropout(x, 0.5), x)
+        assert calls(made) == {"tj.keys"}
+        assert torch.equal(seeded(17, made, x) != 0, philox.bernoulli(key_after(17), (4, 9), 0.5))
+
+
 # Distributions
 
 MANY = 1 << 20
