@@ -36,6 +36,7 @@ from tracejit.fuse.program import (
     RunKernel,
     Slot,
 )
+from tracejit.ir.draws import KEYS
 from tracejit.ir.dtypes import NAME, TORCH, itemsize
 from tracejit.ir.execute import draws, sized_by_data
 from tracejit.ir.graph import Origin
@@ -270,6 +271,9 @@ class _Writer:
         parts += [f"{name}={self.spell(value)}" for name, value in step.kwargs.items()]
         call = f"{self.names.extern(step.op)}({', '.join(parts)})"
         outs = [self.define(slot) for slot in step.outs]
+        if step.op == KEYS:  # they look as they are said to
+            self.line(f"({', '.join(outs)},) = {call}")
+            return
         counts = sized_by_data(step.op)
         if len(outs) == 1 and _gives_one_tensor(step.op):
             (slot,) = step.outs
@@ -370,7 +374,8 @@ class _Writer:
         generator's state must be kept."""
         drawn = False
         for step in self.program.steps:
-            if drawn and isinstance(step, (Expect, CheckIndex, RunExtern)):
+            may_leave = isinstance(step, (Expect, CheckIndex, RunExtern))
+            if drawn and may_leave and getattr(step, "op", "") != KEYS:
                 return True
             drawn = drawn or (isinstance(step, RunExtern) and draws(step.op))
         return False

@@ -71,7 +71,8 @@ def compile(
     backend: "auto" (Triton for GPU tensors, else eager), "triton", "native", "interpret",
     "reference" or "eager".
     dynamic: None or False: compile for the sizes of each call.
-    numerics: "eager" (results round as eager's do) or "fast".
+    numerics: "eager" (results round as eager's do, random numbers are eager's) or "fast" (kernels
+    draw random numbers themselves, others than eager's).
     wait: compile within the first call instead of in the background.
     strict: a call that can only run eagerly is an error (RanEagerly, CompilerError).
 

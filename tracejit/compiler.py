@@ -25,6 +25,7 @@ from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Program, RunKernel
 from tracejit.ir import passes
 from tracejit.ir.convolutions import open_convolutions
+from tracejit.ir.draws import draw_in_kernels
 from tracejit.ir.graph import Graph, Value, map_values
 from tracejit.ir.layout import channels_last
 from tracejit.ir.pooling import open_pools
@@ -123,6 +124,7 @@ class Pipeline:
 
     def passes(self) -> list[tuple[str, passes.Pass]]:
         """The graph passes for the target, in order."""
+        drawing = [("draws", draw_in_kernels)] if self.numerics == "fast" else []
         own: list[tuple[str, passes.Pass]] = []
         if is_gpu(self.target):
             own = [("split reductions", split_reductions)]
@@ -136,7 +138,7 @@ class Pipeline:
                 ("pools", open_pools),
                 ("products", functools.partial(open_products, choose=choose)),
             ]
-        return [*passes.default_passes(), *own]
+        return [*drawing, *passes.default_passes(), *own]
 
     def generate(self, program: Program) -> dict[str, KernelSource]:
         """The source of each different nest, by name."""

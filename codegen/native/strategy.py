@@ -198,9 +198,11 @@ def element_bits(body: list[Scalar], nest: LoopNest, vector: Axis) -> int:
 
 
 def _lanes(nest: LoopNest, body: list[Scalar], vector: Axis, narrow: int) -> int:
-    """Several registers where independent accumulators hide the latency of the sum."""
+    """Several registers where independent accumulators hide the latency of the sum, or where random
+    words are drawn, which come in fours."""
     light = len(body) <= LIGHT and not any(s.op == "scan" for s in body)
-    if not nest.reduction or not light:
+    draws = any(s.op == "philox" for s in body)
+    if not (light if nest.reduction else draws):
         return narrow
     return next((k * narrow for k in (4, 2) if vector.size >= k * narrow), narrow)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tracejit.codegen.native import words
+from tracejit.codegen.native import philox, words
 from tracejit.codegen.native.builder import I1, I64, PTR, Builder, Type, Value, const, iota
 from tracejit.fuse.index import Atom, Axis, FloorDiv, Index, Indirect, Mod, reach
 from tracejit.fuse.loopnest import LoopNest, Store
@@ -52,6 +52,7 @@ class Evaluator:
     def __post_init__(self) -> None:
         self.known: dict[int, Value] = dict(self.bound)
         self.places: dict[Index, Place] = {}
+        self.drawn: dict[tuple[Index, str, int], list[Value]] = {}
 
     def bind(self, scalar: Scalar, value: Value) -> None:
         """What an expression (a reduction, mostly) is worth here."""
@@ -96,6 +97,8 @@ class Evaluator:
             return words.cast(b, args[0], scalar.args[0].dtype, scalar.dtype)
         if op == "bitcast":
             return words.bitcast(b, args[0], scalar.dtype)
+        if op == "philox":
+            return self._drawn(scalar.args[0], args[1])
         if any(a.type.lanes for a in args):
             args = [
                 a if op == "where" and k == 0 else b.splat(a, self.lanes)
@@ -104,6 +107,55 @@ class Evaluator:
         if op in ("idiv", "imod") and self.mask is not None and args[1].type.lanes:
             args[1] = b.select(self.mask, args[1], const(args[1].type, 1))
         return words.apply(b, op, scalar.args[-1].dtype, *args)
+
+    # Random words
+
+    def _drawn(self, place: Scalar, key: Value) -> Value:
+        """A word for each lane. Lanes that want neighbours, or every second or fourth word, share
+        the blocks that these are in."""
+        b = self.builder
+        if place.op == "const":
+            index = Index.of(int(place.arg))
+        elif place.op == "index":
+            index = place.arg
+        else:
+            at = self.known[place.key]
+            words = philox.block(b, b.binary("ashr", at, const(at.type, 2)), key)
+            return philox.chosen(b, words, b.binary("and", at, const(at.type, 3)))
+        step, first = self._step(index) if not key.type.lanes else (0, 0)
+        if not step:
+            number, words = index % 4, self._blocks(index // 4, key)
+            if number.is_const:
+                return words[number.const]
+            return philox.chosen(b, words, self.integer(number))
+        return philox.in_turn(b, self._blocks(index - first, key, step)[first::step])
+
+    def _step(self, index: Index) -> tuple[int, int]:
+        """How many words lie between those of two lanes, and which one of its block is the first
+        lane's, if the lanes use up whole blocks; (0, 0) if not."""
+        if self.vector is None:
+            return 0, 0
+        step, first = index.coefficient(self.vector), index.const % 4
+        if step not in (1, 2, 4) or first >= step or self.lanes * step < 8:
+            return 0, 0
+        others = [(atom, c) for atom, c in index.terms if atom != self.vector]
+        whole = all(c % 4 == 0 and isinstance(atom, Axis) for atom, c in others)
+        return (step, first) if whole and min(self.aligned, self.lanes) * step % 4 == 0 else (0, 0)
+
+    def _blocks(self, index: Index, key: Value, step: int = 0) -> list[Value]:
+        """The four words of each block, computed once: of the blocks `index`; with `step` of those
+        that begin with the word `index`, as many as the lanes use."""
+        found = self.drawn.get((index, key.text, step))
+        if found is None:
+            b = self.builder
+            if step:
+                first = b.binary("ashr", self.place(index).base, const(I64, 2))
+                wide = b.splat(first, self.lanes * step // 4)
+                counter = b.add(wide, iota(wide.type))
+            else:
+                counter = self.integer(index)
+            found = self.drawn[index, key.text, step] = philox.block(b, counter, key)
+        return found
 
     def _comment(self, scalar: Scalar) -> None:
         """The user's line, where it differs from the one before."""

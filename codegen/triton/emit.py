@@ -11,6 +11,7 @@ from tracejit.codegen.triton.rules import (
     AND,
     ANY,
     ATOM,
+    PHILOX,
     TL,
     Combine,
     Rule,
@@ -201,6 +202,11 @@ class Emitter:
             return f"{text if level >= ATOM else f'({text})'}.to(tl.int64)", ATOM
         if scalar.op == "scan":
             return self._scan(scalar), ATOM
+        if scalar.op == "philox":
+            beside = PHILOX.apart_from(self.kernel)
+            self.combines[beside.name] = beside
+            place, key = (self.operand(a, Rule(""), 0, explicit=True) for a in scalar.args)
+            return f"{beside.name}({place}, {key})", ATOM
         if scalar.op == "cast":
             rule = cast_rule(scalar.args[0].dtype, scalar.dtype)
         elif scalar.op == "bitcast":

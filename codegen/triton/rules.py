@@ -16,6 +16,7 @@ import triton
 
 from tracejit.fuse.scalar import Number, Scalar
 from tracejit.ir.dtypes import FLOATS, HALVES, INTS
+from tracejit.runtime.philox import INCREMENTS, MULTIPLIERS, ROUNDS
 
 TYPE: dict[str, str] = {
     "f64": "fp64",
@@ -160,7 +161,7 @@ RULES: dict[tuple[str, str], Rule] = {
     **{(word, "float"): library(word, 2) for word in _LIBRARY_2},
 }
 # Written by the emitter itself: they have arguments, or depend on two dtypes.
-SPECIAL = frozenset({"const", "index", "load", "reduce", "scan", "cast", "bitcast"})
+SPECIAL = frozenset({"const", "index", "load", "reduce", "scan", "cast", "bitcast", "philox"})
 # Words whose rule names an operand twice or that are worth a name of their own.
 REPEATS = frozenset({"isnan"})
 
@@ -255,8 +256,8 @@ def literal_has_type(value: Number, dtype: str) -> bool:
 
 @dataclass(frozen=True)
 class Combine:
-    """A function that combines two partial results: its name and its text, as it stands above the
-    kernel.
+    """A function beside the kernel (mostly one that combines two partial results): its name and its
+    text, as it stands above the kernel.
     """
 
     name: str
@@ -319,10 +320,30 @@ _FIRST_OF = {
 }
 
 
+PHILOX = Combine(
+    "philox",
+    f"""@triton.jit
+def philox(place, key):  # Philox-4x32-10: word `place % 4` of block `place // 4`
+    block = place >> 2
+    a, b = block.to(tl.uint32), (block >> 32).to(tl.uint32)
+    c, d = a ^ a, a ^ a
+    u, v = key.to(tl.uint32), (key >> 32).to(tl.uint32)
+    for _ in tl.static_range({ROUNDS}):
+        p, q = a * {MULTIPLIERS[0]}, c * {MULTIPLIERS[1]}
+        p_high, q_high = tl.umulhi(a, {MULTIPLIERS[0]}), tl.umulhi(c, {MULTIPLIERS[1]})
+        a, b, c, d = q_high ^ b ^ u, q, p_high ^ d ^ v, p
+        u, v = u + {INCREMENTS[0]}, v + {INCREMENTS[1]}
+    number = place & 3
+    word = tl.where(number < 2, tl.where(number == 0, a, b), tl.where(number == 2, c, d))
+    return word.to(tl.int32, bitcast=True)
+""",
+)
+
+
 def combine_names() -> set[str]:
-    """Every name that a combining function can have in a kernel's text."""
+    """Every name that a function beside the kernel can have in its text."""
     tables = (_FIRST_OF, _COMBINE_FLOAT, _COMBINE_INT, _COMBINE)
-    return {combine.name for table in tables for combine in table.values()}
+    return {PHILOX.name, *(combine.name for table in tables for combine in table.values())}
 
 
 def combine_for(name: str, word: str | None, dtype: str) -> Combine:

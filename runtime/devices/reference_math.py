@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from tracejit.runtime.philox import word  # noqa: F401  (for the text)
+
 Sizes = dict[int, int]  # dimension -> size
 
 

@@ -435,6 +435,24 @@ def test_explained_by_the_users_lines(fresh_cache: Path) -> None:
     assert f"dynamo/test_door.py:{line} in scaled" in text
 
 
+def test_gradients_of_what_kernels_drew() -> None:
+    """With fast numerics the backward graph has the mask of the forward one."""
+    options = {**OPTIONS, "numerics": "fast"}
+    drop = torch.compile(
+        lambda x: functional.dropout(x.exp(), 0.5), backend="tracejit", options=options
+    )
+    x = torch.zeros(8, 16, requires_grad=True)
+    seen = []
+    for _ in range(5):
+        y = drop(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(gradient, y) and set(y.flatten().tolist()) == {0.0, 2.0}
+        seen.append(y.detach())
+    assert not torch.equal(seen[-1], seen[-2])
+    plan = next(s.text for s in tracejit.last_traces(graphs()[0]) if s.name == "plan")
+    assert "tj_keys" in plan
+
+
 def test_dropped_graphs_are_freed() -> None:
     def use() -> None:
         g = door(lambda x: x.exp() + 1)

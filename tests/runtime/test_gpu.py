@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import tracejit
 from tracejit.api import dispatcher_of
+from tracejit.runtime import philox
 
 pytestmark = [
     pytest.mark.gpu,
@@ -71,3 +72,20 @@ def test_module_equals_eager_and_is_found_on_disk(fresh_cache: Any) -> None:
                 assert torch.equal(block.calls, before + 2)
             sources += [entry.source for entry in dispatcher_of(compiled).entries]
     assert sources == ["recorded", "disk"]
+
+
+@pytest.mark.parametrize("dtype", philox.DIGITS, ids=str)
+def test_fast_draws_are_those_of_their_keys(dtype: torch.dtype, fresh_cache: Any) -> None:
+    def function(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.rand_like(x), torch.randn_like(x), F.dropout(x, 0.3)
+
+    compiled = tracejit.compile(function, wait=True, strict=True, numerics="fast")
+    x = torch.ones(33, 65, device="cuda", dtype=dtype)
+    compiled(x)
+    torch.manual_seed(7)
+    uniform, normal, dropped = (t.cpu() for t in compiled(x))
+    torch.manual_seed(7)
+    keys = [key.cpu() for key in philox.keys(3, device=torch.device("cuda"))]
+    assert torch.equal(uniform, philox.uniform(keys[0], x.shape, dtype))
+    torch.testing.assert_close(normal, philox.normal(keys[1], x.shape, dtype))
+    assert torch.equal(dropped != 0, philox.bernoulli(keys[2], x.shape, 0.7))

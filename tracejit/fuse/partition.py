@@ -35,7 +35,7 @@ HEAVY_BYTES = 8
 LAUNCH_BYTES = 1 << 16
 _HEAVY_WORDS = """
 exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
-erf erfc erfinv lgamma pow atan2 hypot fmod idiv imod
+erf erfc erfinv lgamma pow atan2 hypot fmod idiv imod philox
 """
 HEAVY = frozenset(_HEAVY_WORDS.split())
 

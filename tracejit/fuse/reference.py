@@ -88,6 +88,7 @@ RULES: dict[str, str] = {
         arity=2,
     ),
     **_call("nextafter", arity=2),
+    "philox": "ops.word({0}, {1})",
 }
 # Written by `_Writer.expression`: they have an argument.
 SPECIAL = frozenset({"const", "index", "load", "reduce", "scan", "cast", "bitcast"})

@@ -113,6 +113,7 @@ VOCABULARY: dict[str, Word] = {
     "round": Word(1, takes="f"),  # half to even
     "isnan": Word(1, "bool", "f"),
     "signbit": Word(1, "bool", "f"),
+    "philox": Word(2, "arg", "i"),  # of i64: word `place` of the stream under `key`, bits as i32
 }
 
 # Name of a reduction: the word that combines two partial results (None: an index-carrying pair).

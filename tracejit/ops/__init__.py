@@ -12,6 +12,7 @@ from tracejit.ops import (  # noqa: F401  (each adds its rows)
     indexing,
     logic,
     losses,
+    random,
     reductions,
     scatters,
     statistics,
