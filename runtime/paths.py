@@ -11,9 +11,12 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
@@ -130,6 +133,17 @@ def _logs(value: Any, key: list[Any]) -> Any:
     return logging.getLogger(name).isEnabledFor(level)
 
 
+def around(value: torch.Tensor, key: Sequence[int]) -> Any:
+    """The memory around a strided tensor as a flat one: `[offset, size]` in elements, from its
+    first. MISSING where there is none.
+    """
+    offset, size = key
+    start = value.storage_offset() + offset
+    if start < 0 or (start + size) * value.element_size() > value.untyped_storage().nbytes():
+        return MISSING
+    return private.reinterpret_tensor()(value, (size,), (1,), offset)
+
+
 def _root(value: Any, key: Any) -> Any:
     raise AssertionError("roots are given, not reached")
 
@@ -175,6 +189,8 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
     # into the rest
     "deref": _deref,
     "context": _context,
+    # from a tensor
+    "around": around,
 }
 
 
@@ -211,4 +227,5 @@ _PRINTED = {
     "factory": "{parent}.default_factory",
     "deref": "{parent}()",
     "context": "{parent}.get()",
+    "around": "memory around {parent}",
 }
