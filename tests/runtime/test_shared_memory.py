@@ -455,6 +455,10 @@ def part_of(x: Any) -> Any:
     return x[..., 1:] if x.dim() and x.shape[-1] > 1 else x
 
 
+def set_all(x: Any, y: Any) -> None:
+    x[...] = 3
+
+
 READS: dict[str, Callable[[Any, Any], Any]] = {
     "twice": lambda x, y: x * 2,
     "sum": lambda x, y: x.sum() + y.sum(),
@@ -469,7 +473,7 @@ WRITES: dict[str, Callable[[Any, Any], Any]] = {
     "select": lambda x, y: x[-1].neg_() if x.dim() and x.shape[0] else x,
     "copy": lambda x, y: x.copy_(y.clone().sum().expand(x.shape)),
     "out": lambda x, y: torch.add(y.clone().sum(), x * 1, out=x),
-    "set": lambda x, y: x.__setitem__(..., 3),
+    "set": set_all,
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tracejit.ir.graph import contiguous_strides, numel
-from tracejit.ops.strides import dense
+from tracejit.ops.strides import apart, dense
 from tracejit.ops.views import inverse
 from tracejit.runtime.paths import around
 from tracejit.trace.recording import Refused, Span
@@ -53,15 +53,22 @@ def join(found: Storages, alias: Alias) -> None:
 
 
 def _touching(alias: Alias) -> list[Alias]:
-    """The roots that reach into memory that this one reaches into, or one of those."""
+    """The roots that have elements in common with this one, or with one of those."""
     near = [alias]
     for one in near:
-        low, high = _reach(one)
-        for root in alias.home.roots:
-            first, last = _reach(root)
-            if root not in near and max(low, first) < min(high, last):
-                near.append(root)
+        near += [r for r in alias.home.roots if r not in near and not disjoint(r, one)]
     return near
+
+
+def disjoint(one: Alias, other: Alias) -> bool:
+    """Whether two tensors on one memory certainly have no element in common."""
+    if 0 in one.sizes or 0 in other.sizes:
+        return True
+    if one.dtype != other.dtype:
+        return False
+    (low, high), (first, last) = _reach(one), _reach(other)
+    places = ((a.sizes, a.strides, a.offset) for a in (one, other))
+    return high <= first or last <= low or apart(*places)
 
 
 def _is_changed(found: Storages, root: Alias) -> bool:
