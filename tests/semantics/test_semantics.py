@@ -51,7 +51,6 @@ EAGER: dict[str, str] = {
     "modes_inside": "autograd",
     "transforms": "outer-tracer",
     "nested": "unguardable",
-    "sharing_changes": "mutation",
     "odd_equality": "unguardable",
     "own_hooks": "unguardable",
     "parameter_inside": "autograd",
@@ -86,9 +85,6 @@ EAGER: dict[str, str] = {
     "positions": "unguardable",
     "thread_counts": "impure",
     "lazy": "tensor",
-    "aliases_of_parameters": "mutation",
-    "global_tensor_written": "mutation",
-    "nested_arguments_written": "mutation",
     "read_only_views_of_dicts": "unguardable",
     "tensors_in_index_lists": "op",
 }
