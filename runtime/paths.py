@@ -20,6 +20,7 @@ from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
+AROUND = "memory around "  # how the path of a span begins
 # Steps into the dicts that an nn.Module keeps its content in.
 TABLES = {"module": "_modules", "param": "_parameters", "buffer": "_buffers"}
 
@@ -227,5 +228,5 @@ _PRINTED = {
     "factory": "{parent}.default_factory",
     "deref": "{parent}()",
     "context": "{parent}.get()",
-    "around": "memory around {parent}",
+    "around": AROUND + "{parent}",
 }

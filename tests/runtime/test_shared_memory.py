@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracejit
-from tests.executors import BACKEND
+from tests.executors import BACKEND, TARGET
 from tracejit.api import dispatcher_of
 from tracejit.ops.strides import apart
 
@@ -522,6 +522,30 @@ def test_warm_process(tmp_path: Path) -> None:
         y.add_(1)
         assert value == x.sum() + y.sum() and after == base.tolist()
     assert set(runs[1][1]) == {"disk"} and len(runs[1][1]) == 3
+
+
+# --- built ahead of time ---
+
+
+def scaled_and_summed(x: Any, y: Any) -> Any:
+    x.mul_(2)
+    return y.sum()
+
+
+@pytest.mark.parametrize("built", [((0, 6), (3, 9)), ((0, 6), (6, 12))])
+def test_bundles(built: Any, tmp_path: Path, fresh_cache: Path) -> None:
+    """A bundle's plan is for the overlap that it was built with, too."""
+    example = tuple(slices(*built)())
+    tracejit.build(scaled_and_summed, example, target=TARGET, out=tmp_path / "b")
+    tracejit.load(tmp_path / "b")
+    kinds = [built, ((0, 6), (3, 9)), ((0, 6), (2, 8)), ((0, 6), (6, 12)), ((0, 6), (0, 6))]
+    dispatcher = same(scaled_and_summed, [slices(*kind) for kind in kinds])
+    assert [e.source for e in dispatcher.entries].count("disk") == 1
+
+
+def test_inference_mode() -> None:
+    with torch.inference_mode():
+        same(scaled_and_summed, [slices((0, 6), (3, 9))], versions=False)
 
 
 # --- random programs ---

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tracejit.ir.graph import contiguous_strides, numel
 from tracejit.ops.strides import apart, dense
 from tracejit.ops.views import inverse
+from tracejit.runtime.constants import MISSING
 from tracejit.runtime.paths import around
 from tracejit.trace.recording import Refused, Span
 
@@ -83,6 +84,8 @@ def _enter(found: Storages, roots: list[Alias]) -> Alias:
     base = next(root for root in roots if root.given)
     of = found.inputs.index(base)
     flat = around(found.sources[of], (low - base.offset, size))
+    if flat is MISSING:
+        raise Refused("mutation", "memory that two inputs share has been freed")
     span = _like(base, (size,), (1,), low)
     found.add_input(flat, span)
     span.version = base.home.version
