@@ -476,6 +476,38 @@ def test_order_does_not_show(fn: Any) -> None:
     same(fn, [lambda: [memory(16).view(4, 4)]], versions=fn is not listed)
 
 
+def windows(x: Any) -> Any:
+    x.unfold(0, 3, 1)[1].add_(1)
+    return x * 2
+
+
+def row_of_repeated(x: Any) -> Any:
+    x[0].add_(1)
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    ("fn", "make"),
+    [
+        (windows, lambda: [memory(6)]),
+        (row_of_repeated, lambda: [memory(4).expand(3, 4)]),
+        (row_of_repeated, lambda: [memory(8).as_strided((3, 4), (2, 1))]),
+    ],
+)
+def test_elements_with_several_places(fn: Any, make: Any) -> None:
+    """A write to a part of a view in which elements repeat is seen in its other parts."""
+    dispatcher = same(fn, [make], compiled=False)
+    assert dispatcher.reasons[0].text == "a write to elements that overlap"
+
+
+def test_repeated_and_read() -> None:
+    def make() -> Any:
+        base = memory()
+        return [base[:6], base[2:5].expand(2, 3), base.as_strided((3, 4), (2, 1), 1)]
+
+    same(lambda x, y, z: (x.mul_(2), y + 1, z.sum(), x[1:].sub_(1), y * 2, z * 2), [make])
+
+
 # --- another process ---
 
 WARM = """
