@@ -9,8 +9,8 @@ it is about to store. Nothing after the step may leave the plan, unless running 
 writes the same: nothing at all reads what the input was. Library calls that only overwrite elements
 (an index_copy into a cache) are then done in place, too.
 
-A written input shares its storage with no other (the recorder sees to it); that its memory is its
-own is asked at each call, for the inputs in `Program.direct`.
+A written input that lies in memory of others (`Program.together`) is not stored to so; that the
+memory of one in `Program.direct` is its own is asked at each call.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class _Writes:
         self.whole, self.steps = program, list(program.steps)
         self.inputs = {slot.name: slot for slot in program.inputs}
         self.left = dict(program.writes)
+        self.shared = {name for group in program.together for name in group}
         self.known: dict[tuple[int, str, str], LoopNest] = {}
         self.taken = {s.nest.name for s in self.steps if isinstance(s, RunKernel)}
         self.groups = sharing(program)
@@ -87,7 +88,9 @@ class _Writes:
         """What stores the value in the input `target`, in place of what computes it; None if
         nothing may."""
         at = self.makers.get(value)
-        if at is None or not self._alike(at, target, value) or not self._only_use(target, value):
+        if at is None or target in self.shared:
+            return None
+        if not self._alike(at, target, value) or not self._only_use(target, value):
             return None
         made = self.steps[at]
         mine = self.members[self.groups[target]]

@@ -113,6 +113,9 @@ def sharing(program: Program) -> dict[str, str]:
     groups = _Groups()
     for slot in program.inputs:
         groups.find(slot.name)
+    for first, *others in program.together:
+        for name in others:
+            groups.join(name, first)
     for step in program.steps:
         for slot in makes(step):
             groups.find(slot.name)

@@ -121,6 +121,11 @@ class Text:
     def inputs(self) -> None:
         """The program's inputs, which of them share memory, and the objects held for it."""
         inputs = self.guards.input_nodes
+        for index, node in enumerate(self.guards.nodes):
+            if node.check == "memory":
+                self.bind("around", STEPS["around"])
+                self.write(f"m{index} = around({self.value(node.parent)}, {tuple(node.key)})")
+                self.write(f"if m{index} is MISSING: return MISS")
         plain = f"({''.join(f'{self.value(i)}, ' for i in inputs)})"
         self.write(f"inputs = {'args' if self.are_args(inputs) else plain}")
         if self.guards.held_nodes:
@@ -163,6 +168,8 @@ class Text:
                 self.write(f"t{index} = {self.reach(index)}")
         elif check == "same":
             self.same(index)
+        elif check == "memory":
+            pass  # made of a tensor once it is known to be one: see `inputs`
         elif place == "walk":
             self.walk(index)
         else:
@@ -239,6 +246,8 @@ class Text:
             return self.value(node.expected)
         if node.check == "tensor":
             return f"args[{node.key}]" if self.all_args else f"t{index}"
+        if node.check == "memory":
+            return f"m{index}"
         place = self.place[index]
         if place == "walk" or place == "weak":
             return f"v{index}"

@@ -11,13 +11,16 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracejit.runtime import settings
+import torch
+
+from tracejit.runtime import private, settings
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
+AROUND = "memory around "  # how the path of a span begins
 # Steps into the dicts that an nn.Module keeps its content in.
 TABLES = {"module": "_modules", "param": "_parameters", "buffer": "_buffers"}
 
@@ -131,6 +134,17 @@ def _logs(value: Any, key: list[Any]) -> Any:
     return logging.getLogger(name).isEnabledFor(level)
 
 
+def around(value: torch.Tensor, key: Sequence[int]) -> Any:
+    """The memory around a strided tensor as a flat one: `[offset, size]` in elements, from its
+    first. MISSING where there is none.
+    """
+    offset, size = key
+    start = value.storage_offset() + offset
+    if start < 0 or (start + size) * value.element_size() > value.untyped_storage().nbytes():
+        return MISSING
+    return private.reinterpret_tensor()(value, (size,), (1,), offset)
+
+
 def _root(value: Any, key: Any) -> Any:
     raise AssertionError("roots are given, not reached")
 
@@ -177,6 +191,8 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
     # into the rest
     "deref": _deref,
     "context": _context,
+    # from a tensor
+    "around": around,
 }
 
 
@@ -214,4 +230,5 @@ _PRINTED = {
     "factory": "{parent}.default_factory",
     "deref": "{parent}()",
     "context": "{parent}.get()",
+    "around": AROUND + "{parent}",
 }

@@ -12,7 +12,7 @@ from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.paths import static
 
 _WALKABLE = frozenset(("container", "kwargs"))
-_LEAVES = frozenset(("const", "kind", "exists", "tensor", "absent", "empty", "same"))
+_LEAVES = frozenset(("const", "kind", "exists", "tensor", "absent", "empty", "same", "memory"))
 
 
 def placement(guards: GuardSet, values: list[Any], walked: set[int]) -> list[str]:

@@ -119,6 +119,7 @@ PREDICATES: dict[str, Predicate] = {
     "generator": lambda value, expected, values: value is torch.default_generator,
     "empty": lambda value, expected, values: value is not MISSING and not value,
     "tensor": _tensor,
+    "memory": lambda value, expected, values: value is not MISSING,
     "same": lambda value, expected, values: value is values[expected],
     "is": _typed,  # the object recorded, by a "ref" node, and so only ever true in this process
 }
@@ -176,7 +177,8 @@ def _expected_words(check: str, expected: Any) -> str:
     if check == "generator":
         return "torch's default generator"
     name = expected[0] if isinstance(expected, list) else expected
-    return str(name).removeprefix("builtins:") if check not in ("any", "exists") else "present"
+    present = check in ("any", "exists", "memory")
+    return "present" if present else str(name).removeprefix("builtins:")
 
 
 def _explain_tensor(path: str, expected: Any, now: Any) -> tuple[str, str, str]:

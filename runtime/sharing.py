@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from tracejit.runtime.paths import AROUND
+
 
 def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
     """Groups of two or more inputs on one storage, each as [input, its offset from the group's
@@ -32,7 +34,14 @@ def shared(tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def words(found: list[list[list[int]]], names: Sequence[str]) -> str:
-    """Groups for a message."""
+    """Groups for a message: `x and y (2 elements on)`. What is made of inputs is left out."""
     if not found:
         return "none"
-    return "; ".join(" and ".join(names[index] for index, _ in group) for group in found)
+    return "; ".join(
+        " and ".join(
+            f"{names[index]} ({offset} elements on)" if offset else names[index]
+            for index, offset in group
+            if not names[index].startswith(AROUND)
+        )
+        for group in found
+    )

@@ -202,6 +202,7 @@ def retarget(graph: Graph, target: str) -> Graph:
     new._count = graph._count
     new.outputs = [moved[v] for v in graph.outputs]
     new.writes = [(moved[a], moved[b]) for a, b in graph.writes]
+    new.together = [[moved[v] for v in group] for group in graph.together]
     return new
 
 

@@ -99,6 +99,7 @@ def _a(kind: str) -> str:
 _SENTENCES: dict[str, Callable[[str, Any], str]] = {
     "any": lambda path, expected: f"{path} exists",
     "exists": lambda path, expected: f"{path} exists",
+    "memory": lambda path, expected: f"{path} lies in its storage",
     "const": constant,
     "absent": lambda path, expected: f"{path} is not set",
     "type": lambda path, expected: f"{path} is {_a(expected)}",

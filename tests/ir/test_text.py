@@ -29,6 +29,7 @@ def test_reads_as_written():
     high = graph.add("aten.max.dim", (added.out, 1), {}, [meta(4), meta(4, dtype="i64")], norm)
     graph.add("tj.expect", (high.outputs[0], 3.5), origin=Origin("model.py", 13, "forward"))
     graph.outputs, graph.writes = [added.out], [(x, added.out)]
+    graph.together = [[x, weight]]
     assert str(graph) == (
         "graph(x: f32[4, 8], weight: f32[8, 8][1, 8]cuda:0):\n"
         "    # model.py:12 in layers.0.norm\n"
@@ -37,11 +38,13 @@ def test_reads_as_written():
         "    # model.py:13 in forward\n"
         "    tj.expect(v1, 3.5)\n"
         "    return v0\n"
-        "    write x <- v0"
+        "    write x <- v0\n"
+        "    together x, weight"
     )
     again = round_trip(graph)
     assert again.nodes[1].outputs[1].node is again.nodes[1]
     assert again.writes == [(again.inputs[0], again.outputs[0])]
+    assert again.together == [again.inputs]
     assert again.fresh() == "v3"
 
 

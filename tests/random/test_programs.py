@@ -30,6 +30,7 @@ from tracejit.ir.text import parse, show
 from tracejit.ir.verify import verify
 from tracejit.runtime.errors import RanEagerly
 from tracejit.runtime.outputs import compile_tree
+from tracejit.runtime.paths import around
 from tracejit.trace.recorder import record
 from tracejit.trace.recording import Recording
 
@@ -329,7 +330,11 @@ def recorded(program: Program) -> tuple[Recording, list[int]]:
     result, recording = record(program.function(), tuple(arguments), {})
     check_same_call(run_eager(program), (arguments, flat(result)), exact=True)
     assume(recording.graph is not None)
-    order = [next(n for n, a in enumerate(arguments) if a is s) for s in recording.sources]
+    order = [
+        next(n for n, a in enumerate(arguments) if a is source)
+        for number, source in enumerate(recording.sources)
+        if number not in recording.spans
+    ]
     return recording, order
 
 
@@ -338,7 +343,11 @@ def replayed(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Arguments and results after the graph ran in place of the function."""
     arguments = program.arguments()
-    inputs = [arguments[n] for n in order]
+    given, inputs = iter(order), list[torch.Tensor]()
+    for number in range(len(recording.sources)):
+        span = recording.spans.get(number)
+        whole = span and around(inputs[span.of], (span.offset, span.size))
+        inputs.append(arguments[next(given)] if span is None else whole)
     outputs, writes = execute(graph, inputs)
     for position, values in writes.items():
         inputs[position].copy_(values)

@@ -41,7 +41,7 @@ def overlapping(shift: int) -> Callable[[], tuple[Any, ...]]:
     return make
 
 
-@case(T, "same storage passed twice", eager="mutation")
+@case(T, "same storage passed twice")
 def _(c: Wrap) -> Iterator[Any]:
     g = c(write_both)
     for _ in range(3):
@@ -63,7 +63,6 @@ calling(
     overlapping(1),
     overlapping(0),
     overlapping(2),
-    eager="mutation",
 )
 calling(
     "input returned as output",

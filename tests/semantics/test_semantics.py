@@ -50,7 +50,6 @@ EAGER: dict[str, str] = {
     "modes_inside": "autograd",
     "transforms": "outer-tracer",
     "nested": "unguardable",
-    "sharing_changes": "mutation",
     "odd_equality": "unguardable",
     "own_hooks": "unguardable",
     "parameter_inside": "autograd",
@@ -84,9 +83,6 @@ EAGER: dict[str, str] = {
     "layer rrelu": "mutation",
     "positions": "unguardable",
     "lazy": "tensor",
-    "aliases_of_parameters": "mutation",
-    "global_tensor_written": "mutation",
-    "nested_arguments_written": "mutation",
     "read_only_views_of_dicts": "unguardable",
     "tensors_in_index_lists": "op",
 }

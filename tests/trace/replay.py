@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from tracejit.ir.execute import execute
 from tracejit.runtime.outputs import compile_tree
+from tracejit.runtime.paths import around
 from tracejit.trace.recorder import record
 from tracejit.trace.recording import Recording
 
@@ -72,7 +73,11 @@ def positions(recording: Recording, fn: Any, args: tuple[Any, ...]) -> list[torc
         state = [*fn.parameters(), *fn.buffers()]
         recorded, new = recorded + state, new + state
     found = []
-    for source in recording.sources:
+    for number, source in enumerate(recording.sources):
+        span = recording.spans.get(number)
+        if span is not None:
+            found.append(around(found[span.of], (span.offset, span.size)))
+            continue
         (at,) = [n for n, t in enumerate(recorded) if t is source][:1]
         found.append(new[at])
     return found

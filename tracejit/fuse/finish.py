@@ -124,6 +124,7 @@ class Finisher:
                 self._extern(step)
         self.program.outputs = [self.name_of(v) for v in self.graph.outputs]
         self.program.writes = [(target.name, self.name_of(v)) for target, v in self.graph.writes]
+        self.program.together = [[v.name for v in group] for group in self.graph.together]
         return self.program
 
     def name_of(self, value: Value) -> str:

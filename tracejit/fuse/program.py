@@ -125,7 +125,8 @@ class Decision:
 @dataclass
 class Program:
     """Inputs, steps in order, outputs and writes as variable names. A write (i, name): input i gets
-    the values of name. `direct`: inputs that kernels write.
+    the values of name. `direct`: inputs that kernels write. `together`: inputs that lie in the same
+    memory, if any of it is written.
     """
 
     inputs: list[Slot] = field(default_factory=list)
@@ -133,6 +134,7 @@ class Program:
     outputs: list[str] = field(default_factory=list)
     writes: list[tuple[str, str]] = field(default_factory=list)
     direct: list[str] = field(default_factory=list)
+    together: list[list[str]] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
 
 

@@ -90,13 +90,14 @@ class Node:
 @dataclass(eq=False)
 class Graph:
     """Inputs, nodes in topological order, outputs, and writes: (input, its new value) pairs done at
-    the end.
+    the end. `together`: inputs that lie in the same memory, if any of it is written.
     """
 
     inputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     writes: list[tuple[Value, Value]] = field(default_factory=list)
+    together: list[list[Value]] = field(default_factory=list)
     _count: int = 0
 
     def __str__(self) -> str:

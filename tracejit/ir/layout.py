@@ -60,7 +60,7 @@ class _Pass:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.new = Graph(inputs=list(graph.inputs), _count=graph._count)
+        self.new = Graph(inputs=list(graph.inputs), together=graph.together, _count=graph._count)
         self.swap: dict[Value, Value | None] = {}
         self.copies: dict[tuple[Value, tuple[Size, ...]], Value] = {}
 

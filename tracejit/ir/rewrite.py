@@ -105,7 +105,7 @@ def rewrite(graph: Graph, rule: Rule, free: Collection[Value] = ()) -> Graph:
 
     `free` are values whose strides nobody sees, so that others may stand for them.
     """
-    new = Graph(inputs=list(graph.inputs), _count=graph._count)
+    new = Graph(inputs=list(graph.inputs), together=graph.together, _count=graph._count)
     swap: dict[Value, Value | None] = {}
     changed = False
     for old in graph.nodes:

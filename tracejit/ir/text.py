@@ -7,6 +7,7 @@
         tj.expect(v2, 3)
         return v0
         write x <- v0
+        together x, weight
 
 A type is dtype[sizes], then [strides] unless they are contiguous, then the device unless it is the
 CPU. A value whose name is no identifier is written value['layers.0.weight']. Arguments are Python
@@ -29,7 +30,9 @@ from tracejit.ir.graph import Arg, Graph, Node, Origin, Size, Value, contiguous_
 WIDTH = 100
 INDENT = "    "
 # Words that mean something in the text, so that a value called so is written value['inf'].
-RESERVED = frozenset({"inf", "nan", "torch", "complex", "value", "write", *keyword.kwlist})
+RESERVED = frozenset(
+    {"inf", "nan", "torch", "complex", "value", "write", "together", *keyword.kwlist}
+)
 TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[(\[)\],=]""")
 
 
@@ -52,6 +55,7 @@ def show(graph: Graph) -> str:
     names = ", ".join(show_name(v) for v in graph.outputs)
     lines.append(f"{INDENT}return {names}".rstrip())
     lines += [f"{INDENT}write {show_name(old)} <- {show_name(new)}" for old, new in graph.writes]
+    lines += [f"{INDENT}together {', '.join(map(show_name, g))}" for g in graph.together]
     return "\n".join(lines)
 
 
@@ -158,6 +162,9 @@ class _Reader:
         elif line.startswith("write "):
             old, new = (self.values[_plain(name)] for name in line[len("write ") :].split(" <- "))
             self.graph.writes.append((old, new))
+        elif line.startswith("together "):
+            names = _split(line[len("together ") :])
+            self.graph.together.append([self.values[_plain(name)] for name in names])
         else:
             self.node(line)
 

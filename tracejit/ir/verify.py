@@ -138,6 +138,9 @@ def _check_ends(graph: Graph, defined: set[Value]) -> None:
     for value in graph.results():
         if value not in defined:
             raise VerifyError(f"the graph returns or writes %{value.name}, which is not defined")
+    for value in (v for group in graph.together for v in group):
+        if value not in graph.inputs:
+            raise VerifyError(f"%{value.name} lies in the memory of inputs, and is no input")
     targets = [target for target, _ in graph.writes]
     for target, value in graph.writes:
         if target not in graph.inputs:

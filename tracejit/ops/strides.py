@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tracejit.ir.graph import Size, contiguous_strides
 
@@ -18,6 +19,52 @@ def separable(sizes: Sizes, strides: Sizes) -> bool:
                 return False
             reach += (size - 1) * stride
     return True
+
+
+Place = tuple[Sizes, Sizes, Size]  # sizes, strides, offset
+
+
+def apart(one: Place, other: Place) -> bool:
+    """Whether two views of one memory certainly share no element; neither is empty.
+
+    Positions are written with the strides as places of a number: equal positions have equal digits
+    if no digit carries into the next.
+    """
+    steps = sorted({s for sizes, strides, _ in (one, other) for s in used(sizes, strides)})
+    start = min(one[2], other[2])
+    found = [_digits(view, start, steps[::-1]) for view in (one, other)]
+    if None in found or 0 in steps:
+        return False
+    (left, rest), (right, rest_) = (view for view in found if view is not None)
+    reach = max(rest, rest_)
+    clear = rest != rest_
+    for step, (first, last), (first_, last_) in zip(steps, left[::-1], right[::-1], strict=True):
+        if reach >= step:
+            return False
+        reach += max(last, last_) * step
+        clear = clear or last < first_ or last_ < first
+    return bool(clear)
+
+
+def used(sizes: Sizes, strides: Sizes) -> list[Size]:
+    """The strides that lead anywhere."""
+    return [stride for size, stride in zip(sizes, strides, strict=True) if size > 1]
+
+
+def _digits(view: Place, start: Size, steps: Sequence[Size]) -> Any:
+    """First and last digit of each step (largest first), and what is left; None if two dimensions
+    have one stride.
+    """
+    sizes, strides, offset = view
+    counts = {stride: size for size, stride in zip(sizes, strides, strict=True) if size > 1}
+    if len(counts) != len(used(sizes, strides)):
+        return None
+    rest = offset - start
+    found = []
+    for step in steps:
+        first, rest = divmod(rest, step) if step else (0, rest)
+        found.append((first, first + counts.get(step, 1) - 1))
+    return found, rest
 
 
 def dense(sizes: Sizes, strides: Sizes) -> tuple[int, ...] | None:

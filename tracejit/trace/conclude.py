@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from tracejit.runtime.guards import OBJECTS, GuardSet, Node, package_version
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.changes import Change, Changes, Unreplayable
 from tracejit.trace.effects import differs
+from tracejit.trace.recording import Span
 
 if TYPE_CHECKING:
     from tracejit.trace.observe import Observer
@@ -67,6 +68,7 @@ class Conclusion:
         writes: bool,
         held: Sequence[int],
         changed: Sequence[int],
+        spans: Mapping[int, Span],
     ) -> GuardSet | Reason:
         """The guards of the call, or why there are none."""
         for code in self.coverage.uncovered.values():
@@ -74,16 +76,21 @@ class Conclusion:
                 continue  # a path was found later
             place = f"{code.co_filename}:{code.co_firstlineno}"
             return Reason("unguardable", f"runs {code.co_name}, which no path reaches", place)
-        inputs = [self.source(tensor) for tensor in sources]
-        if None in inputs:
+        inputs = {n: self.source(t) for n, t in enumerate(sources) if n not in spans}
+        if None in inputs.values():
             return Reason(
                 "unguardable", "a tensor is used that the call made, but no operation recorded"
             )
         numbers, nodes, refs = self.kept()
+        found = {n: numbers[node] for n, node in inputs.items() if node is not None}
+        for n, span in spans.items():
+            key = [span.offset, span.size]
+            nodes.append(Node(found[span.of], "around", key, "memory"))
+            found[n] = len(nodes) - 1
         packages = {name: package_version(name) for name in self.coverage.packages if name}
         guards = GuardSet(
             nodes,
-            [numbers[i] for i in inputs if i is not None],
+            [found[n] for n in range(len(sources))],
             self.observer.state,
             packages,
             self.observer.names,

@@ -14,8 +14,8 @@ import contextvars
 import functools
 import gc
 import sys
-from collections.abc import Sequence
-from types import FrameType, FunctionType, MethodType
+from collections.abc import Mapping, Sequence
+from types import FrameType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ from tracejit.trace.plans import (
     plan_of,
 )
 from tracejit.trace.reach import Reach
-from tracejit.trace.recording import foreign_profiler
+from tracejit.trace.recording import Span, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
 _HOOK_DETAILS = (
@@ -398,18 +398,19 @@ class Observer:
         writes: bool = False,
         held: Sequence[int] = (),
         changed: Sequence[int] = (),
+        spans: Mapping[int, Span] = MappingProxyType({}),
     ) -> GuardSet | Reason:
         """The guards of the call, with `sources` as the program's inputs, or why it cannot be
         guarded.
 
         `writes`: whether the program writes to an input; then it matters which inputs share memory.
         `held`: nodes of objects that the outputs' recipe names; `changed`: of those that it
-        changes. To be called once.
+        changes. `spans`: sources that are made of others. To be called once.
         """
         try:
             if self.reason is not None:
                 return self.reason
-            return Conclusion(self).guards(sources, writes, held, changed)
+            return Conclusion(self).guards(sources, writes, held, changed, spans)
         except Exception as error:
             self.failed(error)
             assert self.reason is not None

@@ -194,6 +194,7 @@ class Recorder(Mode):  # type: ignore[misc]
             self.graph,
             self.storages.sources,
             made.tree,
+            self.storages.spans,
             made.held,
             sorted({change.node for change in changes}),
             calls=self.calls,
@@ -220,9 +221,14 @@ class Recorder(Mode):  # type: ignore[misc]
                 continue
             if tensor.requires_grad and torch.is_grad_enabled():
                 raise Refused("autograd", "a write to a tensor that requires gradients")
-            value = self.storages.read(alias)
+            value = self.storages.read(alias) if alias.given and alias.written else before
             if value is not before:
                 self.graph.writes.append((before, value))
+        tops = [alias.top for alias in found.inputs]
+        self.graph.together = [
+            [value for value, other in zip(self.graph.inputs, tops, strict=True) if other is top]
+            for top in dict.fromkeys(tops[n] for n in found.spans)
+        ]
 
 
 def raises_without_data(

@@ -23,11 +23,23 @@ class Refused(Exception):
         self.kind, self.text = kind, text
 
 
+@dataclass(frozen=True)
+class Span:
+    """The memory around a tensor from outside as one flat tensor: `size` elements, the first of
+    them `offset` elements from that of source `of`.
+    """
+
+    of: int
+    offset: int
+    size: int
+
+
 @dataclass
 class Recording:
     """The program of one call.
 
-    sources: the tensors that became `graph.inputs`, in the same order. outputs: how the return
+    sources: the tensors that became `graph.inputs`, in the same order. spans: those of them that
+    the recorder made of others, by their places. outputs: how the return
     value is built from inputs and graph outputs, and what is changed (see trace.outputs); JSON.
     held, changed: the observer's nodes of objects that it names, and of those that it changes.
     refused: why this call can only run eagerly; its result is right all the same. Then graph is
@@ -37,6 +49,7 @@ class Recording:
     graph: Graph | None = None
     sources: list[torch.Tensor] = field(default_factory=list)
     outputs: Any = None
+    spans: dict[int, Span] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
     refused: Reason | None = None

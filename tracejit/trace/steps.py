@@ -21,6 +21,7 @@ from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
 from tracejit.runtime import private
+from tracejit.trace import overlaps
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
 from tracejit.trace.constants import Watch, contents, from_subscript, listed
 from tracejit.trace.descent import described
@@ -240,6 +241,7 @@ class Steps:
         alias = self.storages.find(args[0])
         if facts.random and not args[0].is_contiguous():
             raise Refused("random", f"{facts.name} on a tensor that is not contiguous")
+        overlaps.check(self.storages, facts, [alias], (*args[1:], *kwargs.values()))
         call = self.functional(facts, args, kwargs)
         yield
         self._unmoved(args[0], alias)
@@ -281,8 +283,7 @@ class Steps:
     def write_list(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`torch._foreach_add_(xs, ys)`: one node with a result for each x."""
         aliases = [self.storages.find(t) for t in args[0]]
-        if len({id(a.home) for a in aliases}) < len(aliases):
-            raise Refused("mutation", f"{facts.name} on tensors that share memory")
+        overlaps.check(self.storages, facts, aliases, (*args[1:], *kwargs.values()))
         call = self.functional(facts, args, kwargs)
         yield
         values = self.storages.apply(call.op, call.args, call.kwargs)
@@ -294,9 +295,8 @@ class Steps:
         targets = [kwargs[name] for name in facts.outs]
         aliases = [self.storages.find(t) for t in targets]
         plain = {k: v for k, v in kwargs.items() if k not in facts.outs}
+        overlaps.check(self.storages, facts, aliases, (*args, *plain.values()))
         call = self.functional(facts, args, plain)
-        if len({id(a.home) for a in aliases}) < len(aliases):
-            raise Refused("mutation", f"{facts.name} with outputs that share memory")
         yield
         values = self.storages.apply(call.op, call.args, call.kwargs)
         for target, alias, value in zip(targets, aliases, values):

@@ -5,7 +5,7 @@ Each storage has a root, the tensor first seen on it, and aliases that are reach
 of views. A write through an alias gives the storage a new version: the chain is undone up to the
 root. Reading an alias of an older version makes its view again, from the root's new value. Memory
 that the call did not make (arguments, parameters) may have several roots, one for each tensor that
-came from outside; such a storage is not written to.
+came from outside, until it is written to: then they become views of one (trace.spans).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from tracejit.ir.graph import Arg, Graph, Origin, Value
 from tracejit.ops.strides import dense, separable
 from tracejit.ops.table import OPS
 from tracejit.runtime import private
+from tracejit.trace import spans
 from tracejit.trace.infer import Meta, infer, viewable
-from tracejit.trace.recording import Refused
+from tracejit.trace.recording import Refused, Span
 
 Key = tuple[torch.dtype, torch.Size, tuple[int, ...], int, int]
 
@@ -45,9 +46,19 @@ class Alias:
     origin: Origin = Origin()
     value: Value | None = None
     version: int = -1
+    given: bool = False  # a tensor from outside, and a root of its memory or a view of a span
+    written: bool = False  # of a root: there was a write through it
 
     @property
     def root(self) -> Alias:
+        alias = self
+        while alias.parent is not None and not alias.given:
+            alias = alias.parent
+        return alias
+
+    @property
+    def top(self) -> Alias:
+        """The root, or the span that it has become a view of."""
         alias = self
         while alias.parent is not None:
             alias = alias.parent
@@ -78,6 +89,7 @@ class Storages:
         self.graph, self.origin = graph, origin
         self.sources: list[torch.Tensor] = []
         self.inputs: list[Alias] = []  # the root of each source
+        self.spans: dict[int, Span] = {}  # by their number among the inputs
         self._known: dict[int, Storage] = {}
         self._weak: list[int] = []
         self._devices: dict[torch.device, str] = {}
@@ -142,18 +154,23 @@ class Storages:
         if home is None:
             home = Storage(outside=True)
             self._known[tensor.untyped_storage()._cdata] = home
-        elif home.version:
-            raise Refused("mutation", "memory that two inputs share is written to")
         alias = self._alias(tensor, home)
         if alias.lazy:
             raise Refused("tensor", "a tensor from outside that is lazily conjugated or negated")
-        alias.value = self.graph.add_input(alias.dtype, alias.sizes, alias.strides, alias.device)
-        alias.version = 0
+        self.add_input(tensor, alias)
+        alias.given = True
         home.roots.append(alias)
         home.objects[id(tensor)] = alias
+        if home.version:
+            spans.join(self, alias)
+        return alias
+
+    def add_input(self, tensor: torch.Tensor, alias: Alias) -> None:
+        """A tensor with this alias becomes an input of the graph."""
+        alias.value = self.graph.add_input(alias.dtype, alias.sizes, alias.strides, alias.device)
+        alias.version = 0
         self.sources.append(tensor)
         self.inputs.append(alias)
-        return alias
 
     def define(
         self,
@@ -282,18 +299,28 @@ class Storages:
         home = alias.home
         if alias.version == home.version and alias.value is value:
             return  # `x[i] += 1` ends with `x[i] = x[i]`
-        if len(home.roots) > 1:
+        if len(home.roots) > 1 and not home.outside:
             raise Refused("mutation", "memory that two tensors share is written to")
-        if not separable(alias.sizes, alias.strides) and 0 not in alias.sizes:
-            raise Refused("mutation", "a write to elements that overlap")
+        if len(home.roots) > 1:
+            spans.cover(self, alias.top)
+        alias.root.written = True
         changed = [(alias, value)]
         while alias.parent is not None:
+            self._check_separable(alias)
             value = self._undo(alias, value)
             alias = alias.parent
             changed.append((alias, value))
+        self._check_separable(alias)
         home.version += 1
+        for root in home.roots:  # others are not touched by it
+            root.version = home.version
         for written, new in changed:
             written.value, written.version = new, home.version
+
+    def _check_separable(self, alias: Alias) -> None:
+        """Each element has one place, or a write to one would be a write to others."""
+        if not separable(alias.sizes, alias.strides) and 0 not in alias.sizes:
+            raise Refused("mutation", "a write to elements that overlap")
 
     def _undo(self, alias: Alias, value: Value) -> Value:
         """The parent's new value after the alias became `value`."""
