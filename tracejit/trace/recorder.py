@@ -23,6 +23,7 @@ from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.constants import Watch, watching
+from tracejit.trace.meta import tensors_in, without_values
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
@@ -136,6 +137,8 @@ class Recorder(Mode):  # type: ignore[misc]
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call for real, between what must be known before it and what it leaves behind."""
         facts = facts_of(func)
+        if without_values(facts.does, args, kwargs):
+            return self._on_meta(func, args, kwargs)
         step = self.steps.of(facts, args, kwargs)
         self._advance(step, None)
         try:
@@ -145,6 +148,13 @@ class Recorder(Mode):  # type: ignore[misc]
             raise
         if self.refused is None:
             self._advance(step, result)
+        return result
+
+    def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call that gives tensors without values: the graph has no use for them."""
+        result = func(*args, **kwargs)
+        if not all(tensor.is_meta for tensor in tensors_in(result)):
+            self.refuse(Refused("tensor", f"{func} makes a tensor of one without values"))
         return result
 
     def _advance(self, step: Step, result: Any) -> None:

@@ -383,6 +383,8 @@ def check_type(tensor: torch.Tensor) -> None:
     """Raises Refused for subclasses of Tensor other than Parameter."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise Refused("tensor", f"a tensor of type {type(tensor).__name__}")
+    if tensor._is_zerotensor():
+        raise Refused("tensor", "a tensor of zeros without memory")
 
 
 def _key(tensor: torch.Tensor) -> Key:
