@@ -89,7 +89,11 @@ def recorded(
     observer = Observer(dispatcher.function, args, kwargs)
     _, recording = record(dispatcher.function, args, kwargs, observer=observer)
     guards = recording.refused or observer.finish(
-        recording.sources, held=recording.held, changed=recording.changed
+        recording.sources,
+        held=recording.held,
+        changed=recording.changed,
+        lazy=recording.lazy,
+        moduli=recording.moduli,
     )
     if isinstance(guards, GuardSet) and guards.process_local:
         local = next(n for n in guards.nodes if n.step == "ref" or n.check == "is")

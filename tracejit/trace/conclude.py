@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,6 +66,8 @@ class Conclusion:
         writes: bool,
         held: Sequence[int],
         changed: Sequence[int],
+        lazy: Mapping[int, torch.Tensor],
+        moduli: Mapping[int, int],
     ) -> GuardSet | Reason:
         """The guards of the call, or why there are none."""
         for code in self.coverage.uncovered.values():
@@ -73,16 +75,18 @@ class Conclusion:
                 continue  # a path was found later
             place = f"{code.co_filename}:{code.co_firstlineno}"
             return Reason("unguardable", f"runs {code.co_name}, which no path reaches", place)
-        inputs = [self.source(tensor) for tensor in sources]
-        if None in inputs:
-            return Reason(
-                "unguardable", "a tensor is used that the call made, but no operation recorded"
-            )
+        inputs: list[int] = []
+        for number, tensor in enumerate(sources):
+            node = self.source(lazy.get(number, tensor))
+            if node is None:
+                text = "a tensor is used that the call made, but no operation recorded"
+                return Reason("unguardable", text)
+            inputs.append(self.part(node, number, tensor, lazy, moduli))
         numbers, nodes, refs = self.kept()
         packages = {name: package_version(name) for name in self.coverage.packages if name}
         guards = GuardSet(
             nodes,
-            [numbers[i] for i in inputs if i is not None],
+            [numbers[i] for i in inputs],
             self.observer.state,
             packages,
             self.observer.names,
@@ -104,6 +108,21 @@ class Conclusion:
         node = self.tree.reference(tensor)
         self.reach.refs[node] = weakref.ref(tensor)
         return node
+
+    def part(
+        self,
+        node: int,
+        number: int,
+        tensor: torch.Tensor,
+        lazy: Mapping[int, torch.Tensor],
+        moduli: Mapping[int, int],
+    ) -> int:
+        """The node of an input, from the node of the tensor that the call was given: it may be the
+        memory of a lazy one, and where it begins may count."""
+        if number in moduli:
+            where = int(tensor.storage_offset()) % moduli[number]
+            self.tree.child(node, "misplaced", moduli[number], where)
+        return self.tree.child(node, "physical", None, tensor) if number in lazy else node
 
     def made_here(self) -> set[int]:
         """Nodes of references that need no guard: the object was made by the call, is gone, or

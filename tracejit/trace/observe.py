@@ -14,7 +14,7 @@ import contextvars
 import functools
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType, FunctionType, MethodType
 from typing import Any
 
@@ -365,18 +365,20 @@ class Observer:
         writes: bool = False,
         held: Sequence[int] = (),
         changed: Sequence[int] = (),
+        lazy: Mapping[int, torch.Tensor] | None = None,
+        moduli: Mapping[int, int] | None = None,
     ) -> GuardSet | Reason:
         """The guards of the call, with `sources` as the program's inputs, or why it cannot be
         guarded.
 
         `writes`: whether the program writes to an input; then it matters which inputs share memory.
         `held`: nodes of objects that the outputs' recipe names; `changed`: of those that it
-        changes. To be called once.
+        changes. `lazy`, `moduli`: as in a Recording. To be called once.
         """
         try:
             if self.reason is not None:
                 return self.reason
-            return Conclusion(self).guards(sources, writes, held, changed)
+            return Conclusion(self).guards(sources, writes, held, changed, lazy or {}, moduli or {})
         except Exception as error:
             self.failed(error)
             assert self.reason is not None

@@ -202,6 +202,8 @@ class Recorder(Mode):  # type: ignore[misc]
         return Recording(
             self.graph,
             self.storages.sources,
+            self.storages.lazy,
+            self.storages.moduli,
             made.tree,
             made.held,
             sorted({change.node for change in changes}),
@@ -215,8 +217,9 @@ class Recorder(Mode):  # type: ignore[misc]
                 raise Refused("mutation", "a tensor from outside was given other memory")
             if tensor.requires_grad != needs_grad:
                 raise Refused("autograd", "requires_grad of a tensor from outside was changed")
-        for tensor, alias in zip(self.storages.sources, self.storages.inputs, strict=True):
-            if self.storages.home(tensor) is not alias.home:
+        found = self.storages
+        for number, (tensor, alias) in enumerate(zip(found.sources, found.inputs, strict=True)):
+            if found.home(found.lazy.get(number, tensor)) is not alias.home:
                 raise Refused("mutation", "a tensor from outside was given other memory")
 
     def _write_back(self) -> None:
@@ -225,7 +228,7 @@ class Recorder(Mode):  # type: ignore[misc]
         for tensor, alias, before in zip(
             found.sources, found.inputs, self.graph.inputs, strict=True
         ):
-            if alias.home.version == 0:
+            if alias.home.version == 0 or alias.parent is not None:
                 continue
             if tensor.requires_grad and torch.is_grad_enabled():
                 raise Refused("autograd", "a write to a tensor that requires gradients")

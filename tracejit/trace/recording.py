@@ -27,7 +27,9 @@ class Refused(Exception):
 class Recording:
     """The program of one call.
 
-    sources: the tensors that became `graph.inputs`, in the same order. outputs: how the return
+    sources: the tensors that became `graph.inputs`, in the same order. lazy: those that are the
+    memory of a lazily conjugated or negated tensor, and of which. moduli: those of which it counts
+    where they begin in their memory, modulo how many elements. outputs: how the return
     value is built from inputs and graph outputs, and what is changed (see trace.outputs); JSON.
     held, changed: the observer's nodes of objects that it names, and of those that it changes.
     refused: why this call can only run eagerly; its result is right all the same. Then graph is
@@ -36,6 +38,8 @@ class Recording:
 
     graph: Graph | None = None
     sources: list[torch.Tensor] = field(default_factory=list)
+    lazy: dict[int, torch.Tensor] = field(default_factory=dict)
+    moduli: dict[int, int] = field(default_factory=dict)
     outputs: Any = None
     held: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
