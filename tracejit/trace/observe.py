@@ -122,8 +122,7 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         if sys.getprofile() == self.hook:
             sys.setprofile(self.previous)
-        if self.reach.refs:
-            self.young = set(map(id, gc.get_objects(generation=0)))
+        self.young = set(map(id, gc.get_objects(generation=0)))
         if self.collecting:
             gc.enable()
         if error[0] is not None:

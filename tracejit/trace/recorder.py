@@ -68,7 +68,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.watch = Watch(self.refuse, self.listed, self.inside)
+        self.watch = Watch(self.refuse, self.listed, self.inside, self.adopt)
         self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
         self.refused: Reason | None = None
         self.calls = 0
@@ -94,10 +94,18 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def listed(self, tensor: torch.Tensor) -> None:
         """Python is about to get a tensor's numbers."""
+        self._note(lambda: self.steps.listed(tensor))
+
+    def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
+        """Python made a parameter of a tensor."""
+        self._note(lambda: self.storages.adopt(made, data))
+
+    def _note(self, work: Callable[[], None]) -> None:
+        """What no call shows."""
         if self.refused is None:
             self.aside = True
             try:
-                self.steps.listed(tensor)
+                work()
             except Exception as error:
                 self._failed(error)
             finally:
@@ -106,10 +114,9 @@ class Recorder(Mode):  # type: ignore[misc]
     def inside(self, tensor: torch.Tensor) -> bool:
         """Whether the call made a tensor. One of functorch's has no memory that could be told."""
         try:
-            home = self.storages.home(tensor)
+            return self.storages.made(tensor)
         except (NotImplementedError, RuntimeError):
             return True
-        return home is not None and not home.outside
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -120,6 +120,14 @@ class Storages:
         """The storage record of a tensor's memory, if it has been seen."""
         return self._known.get(tensor.untyped_storage()._cdata)
 
+    def made(self, tensor: torch.Tensor) -> bool:
+        """Whether the call made a tensor: its memory, or this view of memory from outside."""
+        home = self.home(tensor)
+        if home is None or not home.outside:
+            return home is not None
+        given = any(tensor is each for each in (*self.sources, *self.lazy.values()))
+        return id(tensor) in home.objects and not given
+
     def meta(self, tensor: torch.Tensor) -> Meta:
         """dtype, sizes, strides and device of a real tensor. Raises Refused for what a graph does
         not have.
@@ -234,6 +242,15 @@ class Storages:
         key = _key(result)
         if key not in home.aliases:
             home.aliases[key] = self._derive(result, parent, op, args)
+
+    def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
+        """`made` is another tensor on the memory of `data`, as that lies there."""
+        if data.is_meta or data.layout is not torch.strided:
+            return
+        home = self.home(data)
+        if home is None or home.outside:  # else it is known by how it looks
+            alias = self.find(data)
+            alias.home.objects[id(made)] = alias
 
     def strided(self, result: torch.Tensor, root: Alias) -> None:
         """`result` is reached from the root by its strides. Raises Refused."""
