@@ -28,9 +28,12 @@ def lazily(tensor: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def physical(tensor: Any) -> Any:
-    """A tensor's memory as it is, without its lazy bits; MISSING for what is no plain tensor."""
+    """A tensor's memory as it is, without its lazy bits, and apart from autograd; MISSING for what
+    is no plain tensor."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return MISSING
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return lazily(tensor, lazy_bits(tensor))
 
 

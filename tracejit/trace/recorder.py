@@ -98,7 +98,8 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
         """Python made a parameter of a tensor."""
-        self._note(lambda: self.storages.adopt(made, data))
+        if _where(data):
+            self._note(lambda: self.storages.adopt(made, data))
 
     def _note(self, work: Callable[[], None]) -> None:
         """What no call shows."""
@@ -232,11 +233,10 @@ class Recorder(Mode):  # type: ignore[misc]
     def _write_back(self) -> None:
         """The graph ends with what the call wrote to memory from outside."""
         found = self.storages
-        for tensor, alias, before in zip(
-            found.sources, found.inputs, self.graph.inputs, strict=True
-        ):
+        for number, (alias, before) in enumerate(zip(found.inputs, self.graph.inputs, strict=True)):
             if alias.home.version == 0 or alias.parent is not None:
                 continue
+            tensor = found.lazy.get(number, found.sources[number])
             if tensor.requires_grad and torch.is_grad_enabled():
                 raise Refused("autograd", "a write to a tensor that requires gradients")
             value = self.storages.read(alias)

@@ -245,10 +245,9 @@ class Storages:
 
     def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
         """`made` is another tensor on the memory of `data`, as that lies there."""
-        if data.is_meta or data.layout is not torch.strided:
-            return
         home = self.home(data)
-        if home is None or home.outside:  # else it is known by how it looks
+        seen = home is not None and not home.outside  # then it is known by how it looks
+        if not seen and not data.is_meta and data.layout is torch.strided:
             alias = self.find(data)
             alias.home.objects[id(made)] = alias
 
