@@ -30,6 +30,10 @@ class Call:
     whole: Call | None = None  # the real call, which gives all results
 
 
+# The dtypes of numbers that stand for tensors, which an operation then may take to be others.
+WRAPPED: dict[type, torch.dtype] = {
+    bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128,
+}  # fmt: skip
 Rule = Callable[
     ..., "Call | None"
 ]  # called with the call's arguments; None leaves the call as it is
@@ -206,14 +210,10 @@ def copied(x: Arg, **kwargs: Arg) -> Call | None:
     """A number that stands for a tensor reaches a dispatch mode as itself."""
     if isinstance(x, Value):
         return None
-    made = {"dtype": WRAPPED[type(x)]}
+    made: dict[str, Arg] = {"dtype": WRAPPED[type(x)]}
     made.update((name, kwargs[name]) for name in ("dtype", "device") if name in kwargs)
     return Call("aten.full", ((), x), made, (0,))
 
-
-WRAPPED = {
-    bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128,
-}  # fmt: skip
 
 
 # --- masks as indices ---

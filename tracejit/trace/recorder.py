@@ -22,12 +22,13 @@ from tracejit.runtime import private
 from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.meta import tensors_in, without_values
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
-from tracejit.trace.schema import composite_kernel, facts_of
+from tracejit.trace.schema import Does, composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
 
@@ -129,11 +130,12 @@ class Recorder(Mode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         if self.refused is not None or self.aside:
-            return func(*args, **kwargs)
+            return func(*self._viewable(func, args), **kwargs)
         self.calls += 1
         profile = sys.getprofile()
         sys.setprofile(None)
         try:
+            args = self._viewable(func, args)
             parts = composite_kernel(func)
             if parts is None:
                 return self._call(func, args, kwargs)
@@ -157,6 +159,17 @@ class Recorder(Mode):  # type: ignore[misc]
         if self.refused is None:
             self._advance(step, result)
         return result
+
+    def _viewable(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, the first as a tensor where a view is to be made of a number that stands
+        for one: func takes no number there, as torch does without a mode."""
+        if not args or type(args[0]) not in WRAPPED or facts_of(func).does is not Does.VIEW:
+            return args
+        number = args[0]
+        tensor = torch.scalar_tensor(number, dtype=WRAPPED[type(number)])
+        if not self.aside:
+            self._note(lambda: self.steps.number(tensor, number))
+        return (tensor, *args[1:])
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call that gives tensors without values: the graph has no use for them."""
