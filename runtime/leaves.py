@@ -47,7 +47,7 @@ def retyped(
 ) -> torch.Tensor:
     """A view of `base` as another dtype, `offset` bytes into it."""
     width, new = base.element_size(), dtype.itemsize
-    start, odd = divmod(base.storage_offset() * width + offset, new)
+    start, odd = divmod(int(base.storage_offset()) * width + offset, new)
     if odd:
         raise AssertionError(f"a view of {dtype} that begins between two elements")
     count = base.untyped_storage().nbytes() // max(width, new) * max(width, new) // width

@@ -215,7 +215,6 @@ def copied(x: Arg, **kwargs: Arg) -> Call | None:
     return Call("aten.full", ((), x), made, (0,))
 
 
-
 # --- masks as indices ---
 
 

@@ -144,7 +144,9 @@ class _Encoder:
             number = self.storages.inputs.index(alias.root)
             leads = self.storages.sources[number].requires_grad and torch.is_grad_enabled()
             apart = {"apart": True} if leads and not made else {}
-            return self._distinct({**_view("input_view", number, alias, alias.root), **apart, **made})
+            return self._distinct(
+                {**_view("input_view", number, alias, alias.root), **apart, **made}
+            )
         if alias.home not in self.out:
             base = self._base(alias)
             self.out[alias.home] = (self._output(base), base)
