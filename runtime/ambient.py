@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.autograd import forward_ad
 
 from tracejit.runtime import private
 
 
 def traced() -> bool:
     """True inside another tracer: a dispatch mode (fake tensors, make_fx, a recording), a functorch
-    transform, torch.jit.trace, Dynamo, or a function mode other than a default device. The plain
-    function runs there."""
+    transform, torch.jit.trace, Dynamo, a function mode other than a default device, or a level of
+    forward-mode differentiation. The plain function runs there."""
     return bool(
         _dispatch_modes()
         or _functorch() is not None
         or (_function_modes() and foreign_function_mode())
         or _jit_state() is not None
         or _is_compiling()
+        or forward_ad._current_level >= 0
     )
 
 

@@ -24,7 +24,7 @@ from tracejit.runtime.predicates import PREDICATES, explain
 if TYPE_CHECKING:
     from tracejit.runtime.checker import Checker
 
-VERSION = 2
+VERSION = 3
 OBJECTS = frozenset(("type", "is", "container", "function", "class", "any"))  # of these checks
 
 

@@ -2,7 +2,7 @@
 
 The recipe is JSON, written by the recorder. Leaves:
     {"out": i}                              the plan's output i
-    {"view": i, "sizes", "strides", "offset", "nth"}   a view of output i, `offset` elements into it
+    {"view": i, "sizes", "strides", "offset"}   a view of output i, `offset` elements into it
     {"input": i}                            that input, the same object
     {"input_view": i, …}                    a view of that input
     {"held": k}                             an object that was there before, the k-th that the
@@ -12,7 +12,12 @@ The recipe is JSON, written by the recorder. Leaves:
 Containers: {"list": […]}, {"tuple": […]}, {"dict": [[key, value], …]}, {"namedtuple": name,
 "items"}, {"object": name, "fields": [[name, value], …]} (an instance with these attributes, also of
 a dataclass) and {"pytree": name, "context", "children"} for a class registered with torch's pytree.
-Equal tensor leaves are one object; `nth` tells apart several tensors that look the same.
+Equal tensor leaves are one object; `nth` tells apart several tensors that look the same. Further
+fields of "out", "view" and "input_view" (runtime.leaves):
+    "dtype": name                           a view as this dtype, `offset` bytes into the base
+    "lazy": bits                            conjugated or negated as it is read
+    "apart": true                           autograd does not lead to what it is a view of
+    "made": [requires_grad, is a parameter, [[name, value], …]]     a leaf of autograd
 
 A call that changes Python objects has {"after": [change, …], "result": …} at the top: when all
 values are built, the changes are made in order, then the call returns. Each says where first:
@@ -34,7 +39,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import private, replay
+from tracejit.runtime import leaves, private, replay
 from tracejit.runtime.constants import MISSING, decode, named
 from tracejit.runtime.moulds import Mould
 
@@ -78,7 +83,7 @@ class _Writer:
     """Straight-line Python for one recipe: lines for shared views, one expression for the rest."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Any] = {"view": _view, "instance": _instance, **replay.HELPERS}
+        self.names: dict[str, Any] = {**_HELPERS, **replay.HELPERS}
         self.lines: list[str] = []
         self.views: dict[str, str] = {}
 
@@ -101,28 +106,34 @@ class _Writer:
         return "".join(f"{self.expression(tree)}, " for tree in trees)
 
     def tensor(self, tree: Any) -> str:
-        kind = "out" if "out" in tree else "input"
-        return (
-            f"{kind}puts[{int(tree['out'])}]" if kind == "out" else f"inputs[{int(tree['input'])}]"
-        )
-
-    def view(self, tree: Any) -> str:
-        """A line that makes the view once, however often it is returned."""
+        """A tensor as it is, or a line that makes another of it once, however often that is
+        returned."""
+        kind = next(iter(tree))
+        base = f"{_BASES[kind]}[{int(tree[kind])}]"
+        if len(tree) == 1:
+            return base
         key = json.dumps(tree, sort_keys=True)
         if key not in self.views:
-            base = (
-                f"outputs[{int(tree['view'])}]"
-                if "view" in tree
-                else f"inputs[{int(tree['input_view'])}]"
-            )
-            place = (
-                tuple(map(int, tree["sizes"])),
-                tuple(map(int, tree["strides"])),
-                int(tree["offset"]),
-            )
             self.views[key] = f"view{len(self.views)}"
-            self.lines.append(f"{self.views[key]} = view({base}, {', '.join(map(repr, place))})")
+            self.lines.append(f"{self.views[key]} = {self.other(base, tree)}")
         return self.views[key]
+
+    def other(self, text: str, tree: Any) -> str:
+        """The expression for a tensor on the memory of another."""
+        if "apart" in tree:
+            text = f"{text}.detach()"
+        if "sizes" in tree:
+            sizes, strides = (tuple(map(int, tree[which])) for which in ("sizes", "strides"))
+            place = f"{text}, {sizes}, {strides}, {int(tree['offset'])}"
+            dtype = self.bind(_dtype(tree["dtype"])) if "dtype" in tree else ""
+            text = f"retyped({place}, {dtype})" if dtype else f"view({place})"
+        if "lazy" in tree:
+            text = f"lazily({text}, {int(tree['lazy'])})"
+        if "made" in tree:
+            needs_grad, parameter, fields = tree["made"]
+            attributes = self.pairs({"dict": fields})
+            text = f"made({text}, {bool(needs_grad)}, {bool(parameter)}, {attributes})"
+        return text
 
     def constant(self, tree: Any) -> str:
         value = decode(tree["const"])
@@ -199,11 +210,12 @@ class _Writer:
         return f"{make}([{self.items(tree['children'])}], {context})"
 
 
+_BASES = {"out": "outputs", "view": "outputs", "input": "inputs", "input_view": "inputs"}
 _RULES: dict[str, Callable[[_Writer, Any], str]] = {
     "out": _Writer.tensor,
     "input": _Writer.tensor,
-    "view": _Writer.view,
-    "input_view": _Writer.view,
+    "view": _Writer.tensor,
+    "input_view": _Writer.tensor,
     "held": lambda writer, tree: f"held[{int(tree['held'])}]",
     "after": _Writer.after,
     "const": _Writer.constant,
@@ -244,13 +256,23 @@ def find(name: str) -> Any:
     return found
 
 
-def _view(
-    base: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...], offset: int
-) -> torch.Tensor:
-    return torch.as_strided(base, sizes, strides, base.storage_offset() + offset)
+def _dtype(name: Any) -> torch.dtype:
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"there is no dtype {name!r}")
+    return found
 
 
 def _instance(cls: Any, fields: dict[str, Any]) -> Any:
     made = cls.__new__(cls)
     made.__dict__.update(fields)
     return made
+
+
+_HELPERS: dict[str, Any] = {
+    "view": leaves.view,
+    "retyped": leaves.retyped,
+    "lazily": leaves.lazily,
+    "made": leaves.made,
+    "instance": _instance,
+}

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import private, settings
+from tracejit.runtime import leaves, private, settings
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
@@ -129,6 +129,11 @@ def _deref(value: Any, key: Any) -> Any:
     return value() if isinstance(value, weakref.ref) else MISSING
 
 
+def _misplaced(value: Any, count: int) -> Any:
+    """How many elements after a multiple of `count` a tensor begins in its memory."""
+    return value.storage_offset() % count if isinstance(value, torch.Tensor) else MISSING
+
+
 def _logs(value: Any, key: list[Any]) -> Any:
     name, level = key
     return logging.getLogger(name).isEnabledFor(level)
@@ -188,6 +193,9 @@ STEPS: dict[str, Callable[[Any, Any], Any]] = {
     "partialkeywords": _attribute("keywords"),
     "namespace": _attribute("__globals__"),
     "factory": _attribute("default_factory"),
+    # into a tensor
+    "physical": lambda value, key: leaves.physical(value),
+    "misplaced": _misplaced,
     # into the rest
     "deref": _deref,
     "context": _context,
@@ -231,4 +239,6 @@ _PRINTED = {
     "deref": "{parent}()",
     "context": "{parent}.get()",
     "around": AROUND + "{parent}",
+    "physical": "memory of {parent}",
+    "misplaced": "{parent}.storage_offset() % {key}",
 }

@@ -31,7 +31,12 @@ def tensor_meta(tensor: torch.Tensor) -> dict[str, Any]:
         "strides": list(tensor.stride()) if strided else None,
         "requires_grad": tensor.requires_grad,
         "layout": str(tensor.layout).removeprefix("torch."),
-        "flags": [tensor.is_conj(), tensor.is_neg(), tensor.is_inference()],
+        "flags": [
+            tensor.is_conj(),
+            tensor.is_neg(),
+            tensor.is_inference(),
+            tensor._is_zerotensor(),
+        ],
     }
 
 
@@ -193,8 +198,8 @@ def _explain_tensor(path: str, expected: Any, now: Any) -> tuple[str, str, str]:
             return f"{path}.size({dim})", str(old), str(new)
     if expected["strides"] != now["strides"]:
         return f"{path}.stride()", str(tuple(expected["strides"])), str(tuple(now["strides"]))
-    names = ("is_conj()", "is_neg()", "is_inference()")
-    which = next(i for i in range(3) if expected["flags"][i] != now["flags"][i])
+    names = ("is_conj()", "is_neg()", "is_inference()", "_is_zerotensor()")
+    which = next(i for i in range(len(names)) if expected["flags"][i] != now["flags"][i])
     return f"{path}.{names[which]}", str(expected["flags"][which]), str(now["flags"][which])
 
 

@@ -538,3 +538,11 @@ def dynamo_exception() -> type[Exception]:
     from torch._dynamo.exc import TorchDynamoException
 
     return TorchDynamoException
+
+
+def negated(tensor: torch.Tensor) -> torch.Tensor:
+    """`torch._neg_view` (torch 1.10 … 2.13): the same memory, negated as it is read.
+
+    Without it: calls with such inputs or results could not be compiled.
+    """
+    return torch._neg_view(tensor)

@@ -88,13 +88,7 @@ def recorded(
     """The call's recording and guards. Raises NotBuilt."""
     observer = Observer(dispatcher.function, args, kwargs)
     _, recording = record(dispatcher.function, args, kwargs, observer=observer)
-    guards = recording.refused or observer.finish(
-        recording.sources,
-        recording.graph is not None and bool(recording.graph.writes or recording.spans),
-        recording.held,
-        recording.changed,
-        recording.spans,
-    )
+    guards = recording.refused or observer.finish(recording)
     if isinstance(guards, GuardSet) and guards.process_local:
         local = next(n for n in guards.nodes if n.step == "ref" or n.check == "is")
         text = f"it reads an object that no path reaches ({local.check} {local.expected})"

@@ -36,10 +36,7 @@ def record(
     result, recording = record_calls(dispatcher.function, args, kwargs, observer=observer)
     refused = recording.refused
     if refused is None and recording.graph is not None:
-        writes = bool(recording.graph.writes or recording.spans)
-        guards = observer.finish(
-            recording.sources, writes, recording.held, recording.changed, recording.spans
-        )
+        guards = observer.finish(recording)
     else:
         observer.release()
         guards = refused or Reason("op", "nothing was recorded")

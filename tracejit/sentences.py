@@ -47,7 +47,7 @@ def tensor(path: str, expected: dict[str, Any]) -> str:
         else ("contiguous" if strides == contiguous(sizes) else f"strides {strides}"),
         "requires grad" if expected["requires_grad"] else "no grad",
     ]
-    marks = ("conjugated", "negated", "made in inference mode")
+    marks = ("conjugated", "negated", "made in inference mode", "zeros without memory")
     notes += [mark for mark, on in zip(marks, expected["flags"], strict=True) if on]
     what = f"{_a(expected['dtype'])} {noun} {sizes} on {expected['device']}"
     return f"{path} is {what}, {', '.join(notes)}"

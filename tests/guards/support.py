@@ -12,6 +12,7 @@ from tracejit.runtime.guards import Failure, GuardSet
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.conclude import Conclusion
 from tracejit.trace.observe import Observer
+from tracejit.trace.recording import Recording
 
 
 def observe(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> GuardSet | Reason:
@@ -22,7 +23,7 @@ def observe(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> GuardSet | Rea
         return changes
     values = observer.tree.values
     tensors = [v for i, v in enumerate(values) if observer.tree.nodes[i].check == "tensor"]
-    return observer.finish([t for t in tensors if isinstance(t, torch.Tensor)])
+    return observer.finish(Recording(sources=[t for t in tensors if isinstance(t, torch.Tensor)]))
 
 
 def observed(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Observer:

@@ -68,7 +68,7 @@ def observed(model: nn.Module, inputs: dict[str, Any]) -> GuardSet:
     observer = Observer(model, (), inputs)
     _, recording = record(model, (), inputs, observer=observer)
     assert recording.refused is None, recording.refused
-    guards = observer.finish(recording.sources)
+    guards = observer.finish(recording)
     assert isinstance(guards, GuardSet), str(guards)
     return guards
 
@@ -122,6 +122,6 @@ def test_modules_of_torch(module: nn.Module) -> None:
     with torch.no_grad():
         observer = Observer(module, args, {})
         _, recording = record(module, args, {}, observer=observer)
-        guards = observer.finish(recording.sources)
+        guards = observer.finish(recording)
         assert isinstance(guards, GuardSet), str(guards)
         assert check(guards, module, *args) == ""

@@ -21,6 +21,7 @@ from torch import nn
 
 from tracejit.runtime.guards import GuardSet
 from tracejit.trace.observe import Observer
+from tracejit.trace.recording import Recording
 
 from .support import changes_of, check, guards_of, observe, reason_of
 
@@ -390,7 +391,7 @@ def test_suspension_hides_what_runs_meanwhile() -> None:
         f(x)
     # Its cell holds the observer itself, which changes: only the absence of an impure call matters
     # here.
-    found = observer.finish([x])
+    found = observer.finish(Recording(sources=[x]))
     assert isinstance(found, GuardSet) or found.kind != "impure"
 
 

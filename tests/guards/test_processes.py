@@ -49,7 +49,7 @@ if sys.argv[1] == "write":
     from tracejit.trace.recorder import record
     observer = Observer(net, (x,), dict(gain=2.0))
     result, recording = record(net, (x,), dict(gain=2.0), observer=observer)
-    guards = observer.finish(recording.sources)
+    guards = observer.finish(recording)
     print(json.dumps(guards.to_json()))
 else:
     from tracejit.runtime.guards import GuardSet

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from tracejit.runtime import ambient, cpu, private
@@ -68,6 +69,8 @@ def test_what_is_active_is_noticed() -> None:
         seen["device"] = ambient.traced()
     with FlopCounterMode(display=False):
         seen["dispatch mode"] = ambient.traced()
+    with forward_ad.dual_level():
+        seen["dual level"] = ambient.traced()
     torch.jit.trace(
         lambda x: seen.update(trace=ambient.traced()) or x, torch.ones(2), check_trace=False
     )
@@ -77,6 +80,7 @@ def test_what_is_active_is_noticed() -> None:
         "function mode": True,
         "device": False,
         "dispatch mode": True,
+        "dual level": True,
         "trace": True,
     }
 
@@ -141,3 +145,9 @@ def test_parts_of_dynamo() -> None:
     lower = private.aot_autograd()(fw_compiler=lambda graph, inputs: graph)
     assert callable(lower)
     assert issubclass(torch._dynamo.exc.SkipFrame, private.dynamo_exception())
+
+
+def test_negated() -> None:
+    x = torch.ones(2)
+    assert private.negated(x).is_neg() and private.negated(x).data_ptr() == x.data_ptr()
+    assert not private.negated(private.negated(x)).is_neg()

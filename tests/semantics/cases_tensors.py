@@ -236,21 +236,18 @@ calling(
     lambda x: (x * 2, x.conj(), x.real, x.imag + 1, x.conj() * x),
     lambda: (t(3, dtype=torch.complex64).conj(),),
     lambda: (t(3, dtype=torch.complex64),),
-    eager="tensor",
 )
 calling(
     "negative-bit",
     lambda x: (x * 2, x + x.exp(), x),
     lambda: (t(3, dtype=torch.complex64).conj().imag,),
     lambda: (t(3),),
-    eager="tensor",
 )
 calling(
     "view of another dtype returned",
     lambda x: (x.view(torch.int32), x * 2),
     lambda: (t(3),),
     lambda: (t(3, 2),),
-    eager="output",
 )
 calling(
     "sparse",
@@ -687,7 +684,7 @@ def pushed(x: Any, k: Any) -> Any:
 ROWS = (lambda: (t(3, 4), 2.0), lambda: (t(3, 4), 3.0), lambda: (t(2, 5), 3.0))
 calling("torch.func vmap inside", vmapped, *ROWS)
 calling("torch.func grad inside", differentiated, *ROWS)
-calling("torch.func jvp inside", pushed, *ROWS, eager="tensor")
+calling("torch.func jvp inside", pushed, *ROWS)
 
 
 @case(T, "torch.func of a compiled function", eager="outer-tracer")
@@ -701,7 +698,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(x), torch.func.vmap(torch.func.grad(f))(x), f(x)
 
 
-@case(T, "nn.Parameter made inside", eager="autograd")
+@case(T, "nn.Parameter made inside")
 def _(c: Wrap) -> Iterator[Any]:
     f, x = c(lambda x, k: (nn.Parameter(x * k), x + 1)), t(3)
     yield f(x, 2)

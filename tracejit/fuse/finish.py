@@ -242,19 +242,19 @@ def finish(graph: Graph) -> Program:
 
 def own_storage(graph: Graph) -> Graph:
     """Give each output and written value memory of its own: a copy where it would share an input's
-    or another output's.
+    or another output's, and for an output that is a part of memory that nobody else sees.
     """
     graph = replace(graph, nodes=list(graph.nodes))
     used: set[Value] = set(graph.inputs)
 
-    def own(value: Value) -> Value:
+    def own(value: Value, part: bool = False) -> Value:
         base = view_base(value)
-        if base not in used:
+        if base not in used and (part or numel(value.sizes) == numel(base.sizes)):
             used.add(base)
             return value
         meta = (value.dtype, value.sizes, value.strides, value.device)
         return graph.add("aten.clone", (value,), {}, [meta]).out
 
     graph.outputs = [own(v) for v in graph.outputs]
-    graph.writes = [(target, own(v)) for target, v in graph.writes]
+    graph.writes = [(target, own(v, part=True)) for target, v in graph.writes]
     return graph

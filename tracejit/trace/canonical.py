@@ -30,6 +30,10 @@ class Call:
     whole: Call | None = None  # the real call, which gives all results
 
 
+# The dtypes of numbers that stand for tensors, which an operation then may take to be others.
+WRAPPED: dict[type, torch.dtype] = {
+    bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128,
+}  # fmt: skip
 Rule = Callable[
     ..., "Call | None"
 ]  # called with the call's arguments; None leaves the call as it is
@@ -194,6 +198,23 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Call:
     return Call("aten.linear", (x, weight) if bias is None else (x, weight, bias), {}, (0,))
 
 
+# --- forward-mode differentiation ---
+
+
+def zeros(sizes: Arg, **kwargs: Arg) -> Call:
+    """Zeros without memory, which operations know to be zeros."""
+    return Call("aten.zeros", (sizes,), kwargs, (0,))
+
+
+def copied(x: Arg, **kwargs: Arg) -> Call | None:
+    """A number that stands for a tensor reaches a dispatch mode as itself."""
+    if isinstance(x, Value):
+        return None
+    made: dict[str, Arg] = {"dtype": WRAPPED[type(x)]}
+    made.update((name, kwargs[name]) for name in ("dtype", "device") if name in kwargs)
+    return Call("aten.full", ((), x), made, (0,))
+
+
 # --- masks as indices ---
 
 
@@ -226,6 +247,8 @@ RULES: dict[str, Rule] = {
     "aten._convolution": inner_convolution,
     "aten.mkldnn_linear": linear,
     "aten.index_put": index_put,
+    "aten._efficientzerotensor": zeros,
+    "aten._to_copy": copied,
 }
 
 # --- arguments ---

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,7 @@ from tracejit.runtime.guards import OBJECTS, GuardSet, Node, package_version
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.changes import Change, Changes, Unreplayable
 from tracejit.trace.effects import differs
-from tracejit.trace.recording import Span
+from tracejit.trace.recording import Recording
 
 if TYPE_CHECKING:
     from tracejit.trace.observe import Observer
@@ -62,42 +61,39 @@ class Conclusion:
         """Nodes that need not hold."""
         return self.tree.dropped(self.made_here())
 
-    def guards(
-        self,
-        sources: Sequence[torch.Tensor],
-        writes: bool,
-        held: Sequence[int],
-        changed: Sequence[int],
-        spans: Mapping[int, Span],
-    ) -> GuardSet | Reason:
+    def guards(self, recording: Recording) -> GuardSet | Reason:
         """The guards of the call, or why there are none."""
         for code in self.coverage.uncovered.values():
             if id(code) in self.reach.functions:
                 continue  # a path was found later
             place = f"{code.co_filename}:{code.co_firstlineno}"
             return Reason("unguardable", f"runs {code.co_name}, which no path reaches", place)
-        inputs = {n: self.source(t) for n, t in enumerate(sources) if n not in spans}
-        if None in inputs.values():
-            return Reason(
-                "unguardable", "a tensor is used that the call made, but no operation recorded"
-            )
+        inputs: dict[int, int] = {}
+        for number, tensor in enumerate(recording.sources):
+            if number in recording.spans:
+                continue
+            node = self.source(recording.lazy.get(number, tensor))
+            if node is None:
+                text = "a tensor is used that the call made, but no operation recorded"
+                return Reason("unguardable", text)
+            inputs[number] = self.part(node, number, tensor, recording)
         numbers, nodes, refs = self.kept()
-        found = {n: numbers[node] for n, node in inputs.items() if node is not None}
-        for n, span in spans.items():
+        found = {n: numbers[node] for n, node in inputs.items()}
+        for n, span in recording.spans.items():
             key = [span.offset, span.size]
             nodes.append(Node(found[span.of], "around", key, "memory"))
             found[n] = len(nodes) - 1
         packages = {name: package_version(name) for name in self.coverage.packages if name}
         guards = GuardSet(
             nodes,
-            [found[n] for n in range(len(sources))],
+            [found[n] for n in range(len(recording.sources))],
             self.observer.state,
             packages,
             self.observer.names,
-            sharing.groups(sources) if writes else None,
+            sharing.groups(recording.sources) if recording.writes else None,
             refs,
-            [numbers[i] for i in held],
-            [numbers[i] for i in changed],
+            [numbers[i] for i in recording.held],
+            [numbers[i] for i in recording.changed],
         )
         guards.check = guards.compile(self.observer.fn)
         return guards
@@ -111,6 +107,17 @@ class Conclusion:
             return None
         node = self.tree.reference(tensor)
         self.reach.refs[node] = weakref.ref(tensor)
+        return node
+
+    def part(self, node: int, number: int, tensor: torch.Tensor, recording: Recording) -> int:
+        """The node of an input, from the node of the tensor that the call was given: it may be the
+        memory of a lazy one, and where it begins may count."""
+        modulus = recording.moduli.get(number)
+        if modulus is not None:
+            where = int(tensor.storage_offset()) % modulus
+            self.tree.child(node, "misplaced", modulus, where)
+        if number in recording.lazy:
+            return self.tree.child(node, "physical", None, tensor)
         return node
 
     def made_here(self) -> set[int]:

@@ -50,6 +50,7 @@ ASIDE: dict[str, Callable[..., bool]] = {
     "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous(),
 }
 WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES})
+_PARAMETER = torch.nn.Parameter.__new__.__code__
 LARGEST = 4096  # elements of a constant that is kept in the graph
 
 Hook = Callable[[FrameType, str, Any], Any]
@@ -65,8 +66,10 @@ class Watch(TorchFunctionMode):
         refuse: Callable[[Refused], None],
         listed: Callable[[torch.Tensor], None],
         inside: Callable[[torch.Tensor], bool],
+        adopt: Callable[[torch.Tensor, torch.Tensor], None],
     ) -> None:
         super().__init__()
+        self.adopt = adopt  # told of a parameter, and what it was made of: no call shows it
         self.inside = inside  # whether the call made a tensor
         self.listed = listed  # told of a tensor whose numbers Python is about to get
         self.plain = False
@@ -111,6 +114,12 @@ class Watch(TorchFunctionMode):
             self.__enter__()  # type: ignore[no-untyped-call]
             self.active += 1
 
+    def parameter(self, made: Any, frame: FrameType) -> None:
+        """`nn.Parameter(data)` gave this."""
+        data = frame.f_locals.get("data")
+        if isinstance(made, torch.Tensor) and isinstance(data, torch.Tensor):
+            self.adopt(made, data)
+
     def returned(self) -> None:
         """The watched call is over."""
         if self.active:
@@ -144,6 +153,8 @@ def watching(watch: Watch) -> Iterator[None]:
             and frame.f_code is not ours
         ):
             watch.returned()
+        elif event == "return" and frame.f_code is _PARAMETER and sys.getprofile() is hook:
+            watch.parameter(arg, frame)
 
     sys.setprofile(hook)
     try:

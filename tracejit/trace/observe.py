@@ -14,8 +14,7 @@ import contextvars
 import functools
 import gc
 import sys
-from collections.abc import Mapping, Sequence
-from types import FrameType, FunctionType, MappingProxyType, MethodType
+from types import FrameType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ from tracejit.trace.plans import (
     plan_of,
 )
 from tracejit.trace.reach import Reach
-from tracejit.trace.recording import Span, foreign_profiler
+from tracejit.trace.recording import Recording, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
 _HOOK_DETAILS = (
@@ -124,8 +123,7 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         if sys.getprofile() == self.hook:
             sys.setprofile(self.previous)
-        if self.reach.refs:
-            self.young = set(map(id, gc.get_objects(generation=0)))
+        self.young = set(map(id, gc.get_objects(generation=0)))
         if self.collecting:
             gc.enable()
         if error[0] is not None:
@@ -392,25 +390,13 @@ class Observer:
         """Objects that were there before the call: their nodes by id."""
         return Conclusion(self).reached()
 
-    def finish(
-        self,
-        sources: Sequence[torch.Tensor],
-        writes: bool = False,
-        held: Sequence[int] = (),
-        changed: Sequence[int] = (),
-        spans: Mapping[int, Span] = MappingProxyType({}),
-    ) -> GuardSet | Reason:
-        """The guards of the call, with `sources` as the program's inputs, or why it cannot be
-        guarded.
-
-        `writes`: whether the program writes to an input; then it matters which inputs share memory.
-        `held`: nodes of objects that the outputs' recipe names; `changed`: of those that it
-        changes. `spans`: sources that are made of others. To be called once.
-        """
+    def finish(self, recording: Recording) -> GuardSet | Reason:
+        """The guards of the call that was recorded, or why it cannot be guarded. To be called
+        once."""
         try:
             if self.reason is not None:
                 return self.reason
-            return Conclusion(self).guards(sources, writes, held, changed, spans)
+            return Conclusion(self).guards(recording)
         except Exception as error:
             self.failed(error)
             assert self.reason is not None

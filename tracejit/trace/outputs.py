@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tracejit.ir.dtypes import TORCH, itemsize
 from tracejit.ir.graph import Value, numel
 from tracejit.ops.strides import dense
 from tracejit.ops.views import inverse
@@ -58,6 +59,7 @@ class _Encoder:
         self.owners: dict[Storage, list[torch.Tensor]] = {}
         self.out: dict[Storage, tuple[int, Alias]] = {}
         self.leaves: dict[int, Tree] = {}  # by the tensor's identity
+        self.plain: set[int] = set()  # graph outputs that are returned as they are
         self.spelled: list[Tree] = []
         self.fresh = 0  # leaves that this call computed
 
@@ -130,29 +132,30 @@ class _Encoder:
 
     def _leaf(self, tensor: torch.Tensor) -> Tree:
         alias = self._alias(tensor)
-        for n, source in enumerate(self.storages.sources):
-            if source is tensor:
-                return {"input": n}
-        if tensor.requires_grad:
-            raise Refused("autograd", "the result requires gradients")
-        if type(tensor) is not torch.Tensor:
-            raise Refused("output", f"a new {type(tensor).__name__} is returned")
+        number = self.storages.number(tensor)
+        if number >= 0:
+            return {"input": number}
+        made = _made(tensor)
         here = torch.is_inference_mode_enabled()
         if tensor.is_inference() != here and not alias.home.outside:
             raise Refused("output", "a result made in another inference mode than the call's")
-        if alias.lazy:
-            raise Refused("output", "a result that is lazily conjugated or negated")
         self.fresh += 1
         if alias.home.outside:
             number = self.storages.inputs.index(alias.root)
-            return self._distinct(_view("input_view", number, alias, alias.root))
+            leads = self.storages.sources[number].requires_grad and torch.is_grad_enabled()
+            apart = {"apart": True} if leads and not made else {}
+            return self._distinct(
+                {**_view("input_view", number, alias, alias.root), **apart, **made}
+            )
         if alias.home not in self.out:
             base = self._base(alias)
             self.out[alias.home] = (self._output(base), base)
-            if base is alias:
-                return {"out": self.out[alias.home][0]}
         number, base = self.out[alias.home]
-        return self._distinct(_view("view", number, alias, base))
+        if base is alias and (made or number not in self.plain):
+            if not made:
+                self.plain.add(number)
+            return self._distinct({"out": number, **made})
+        return self._distinct({**_view("view", number, alias, base), **made})
 
     def _base(self, alias: Alias) -> Alias:
         """What is computed: the alias itself if it is alone on its memory, else the root that all
@@ -160,7 +163,8 @@ class _Encoder:
         """
         root = alias.root
         part = alias.offset != root.offset or numel(alias.sizes) != numel(root.sizes)
-        alone = len(self.owners[alias.home]) == 1
+        alike = alias.dtype == root.dtype and not alias.lazy
+        alone = len(self.owners[alias.home]) == 1 and alike
         if alone and part and len(alias.home.roots) == 1 and dense(root.sizes, root.strides):
             return root  # its memory is as large as eager's, and it begins where eager's does
         if alone and dense(alias.sizes, alias.strides) is not None:
@@ -260,10 +264,33 @@ def is_plain_object(item: Any) -> bool:
 
 
 def _view(kind: str, number: int, alias: Alias, base: Alias) -> Tree:
-    if alias.dtype != base.dtype:
-        raise Refused("output", "a view of another dtype is returned")
-    place = {"sizes": list(alias.sizes), "strides": list(alias.strides)}
-    return {kind: number, **place, "offset": alias.offset - base.offset}
+    """The recipe of a view."""
+    tree: Tree = {kind: number, "sizes": list(alias.sizes), "strides": list(alias.strides)}
+    if alias.dtype == base.dtype:
+        tree["offset"] = alias.offset - base.offset
+    else:
+        starts = [each.offset * itemsize(each.dtype) for each in (alias, base)]
+        name = str(TORCH[alias.dtype]).removeprefix("torch.")
+        tree.update(offset=starts[0] - starts[1], dtype=name)
+    return {**tree, "lazy": alias.lazy} if alias.lazy else tree
+
+
+def _made(tensor: torch.Tensor) -> Tree:
+    """What a new tensor is besides its memory: of another class, with attributes, a leaf that
+    requires gradients. Raises Refused for one that leads to others."""
+    if not tensor.is_leaf:
+        raise Refused("autograd", "the result requires gradients")
+    hooks = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
+    if any(hooks) or (tensor.requires_grad and tensor.grad is not None):
+        raise Refused("autograd", "a new tensor with a gradient or with hooks is returned")
+    fields = vars(tensor)
+    if not all(map(constants.is_constant, fields.values())):
+        raise Refused("output", "a new tensor with attributes is returned")
+    parameter = type(tensor) is torch.nn.Parameter
+    if not (tensor.requires_grad or parameter or fields):
+        return {}
+    spelled = [[{"const": c} for c in map(constants.encode, pair)] for pair in fields.items()]
+    return {"made": [tensor.requires_grad, parameter, spelled]}
 
 
 def _parts(item: Any) -> list[Any]:

@@ -22,11 +22,13 @@ from tracejit.runtime import private
 from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.constants import Watch, watching
+from tracejit.trace.meta import tensors_in, without_values
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
-from tracejit.trace.schema import composite_kernel, facts_of
+from tracejit.trace.schema import Does, composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
 
@@ -67,7 +69,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.watch = Watch(self.refuse, self.listed, self.inside)
+        self.watch = Watch(self.refuse, self.listed, self.inside, self.adopt)
         self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
         self.refused: Reason | None = None
         self.calls = 0
@@ -93,10 +95,19 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def listed(self, tensor: torch.Tensor) -> None:
         """Python is about to get a tensor's numbers."""
+        self._note(lambda: self.steps.listed(tensor))
+
+    def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
+        """Python made a parameter of a tensor."""
+        if _where(data):
+            self._note(lambda: self.storages.adopt(made, data))
+
+    def _note(self, work: Callable[[], None]) -> None:
+        """What no call shows."""
         if self.refused is None:
             self.aside = True
             try:
-                self.steps.listed(tensor)
+                work()
             except Exception as error:
                 self._failed(error)
             finally:
@@ -105,10 +116,9 @@ class Recorder(Mode):  # type: ignore[misc]
     def inside(self, tensor: torch.Tensor) -> bool:
         """Whether the call made a tensor. One of functorch's has no memory that could be told."""
         try:
-            home = self.storages.home(tensor)
+            return self.storages.made(tensor)
         except (NotImplementedError, RuntimeError):
             return True
-        return home is not None and not home.outside
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -120,11 +130,12 @@ class Recorder(Mode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         if self.refused is not None or self.aside:
-            return func(*args, **kwargs)
+            return func(*self._viewable(func, args), **kwargs)
         self.calls += 1
         profile = sys.getprofile()
         sys.setprofile(None)
         try:
+            args = self._viewable(func, args)
             parts = composite_kernel(func)
             if parts is None:
                 return self._call(func, args, kwargs)
@@ -136,6 +147,8 @@ class Recorder(Mode):  # type: ignore[misc]
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call for real, between what must be known before it and what it leaves behind."""
         facts = facts_of(func)
+        if without_values(facts.does, args, kwargs):
+            return self._on_meta(func, args, kwargs)
         step = self.steps.of(facts, args, kwargs)
         self._advance(step, None)
         try:
@@ -146,6 +159,24 @@ class Recorder(Mode):  # type: ignore[misc]
             raise
         if self.refused is None:
             self._advance(step, result)
+        return result
+
+    def _viewable(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, the first as a tensor where a view is to be made of a number that stands
+        for one: func takes no number there, as torch does without a mode."""
+        if not args or type(args[0]) not in WRAPPED or facts_of(func).does is not Does.VIEW:
+            return args
+        number = args[0]
+        tensor = torch.scalar_tensor(number, dtype=WRAPPED[type(number)])
+        if not self.aside:
+            self._note(lambda: self.steps.number(tensor, number))
+        return (tensor, *args[1:])
+
+    def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call that gives tensors without values: the graph has no use for them."""
+        result = func(*args, **kwargs)
+        if not all(tensor.is_meta for tensor in tensors_in(result)):
+            self.refuse(Refused("tensor", f"{func} makes a tensor of one without values"))
         return result
 
     def _advance(self, step: Step, result: Any) -> None:
@@ -193,6 +224,8 @@ class Recorder(Mode):  # type: ignore[misc]
         return Recording(
             self.graph,
             self.storages.sources,
+            self.storages.lazy,
+            self.storages.moduli,
             made.tree,
             self.storages.spans,
             made.held,
@@ -207,18 +240,18 @@ class Recorder(Mode):  # type: ignore[misc]
                 raise Refused("mutation", "a tensor from outside was given other memory")
             if tensor.requires_grad != needs_grad:
                 raise Refused("autograd", "requires_grad of a tensor from outside was changed")
-        for tensor, alias in zip(self.storages.sources, self.storages.inputs, strict=True):
-            if self.storages.home(tensor) is not alias.home:
+        found = self.storages
+        for number, (tensor, alias) in enumerate(zip(found.sources, found.inputs, strict=True)):
+            if found.home(found.lazy.get(number, tensor)) is not alias.home:
                 raise Refused("mutation", "a tensor from outside was given other memory")
 
     def _write_back(self) -> None:
         """The graph ends with what the call wrote to memory from outside."""
         found = self.storages
-        for tensor, alias, before in zip(
-            found.sources, found.inputs, self.graph.inputs, strict=True
-        ):
+        for number, (alias, before) in enumerate(zip(found.inputs, self.graph.inputs, strict=True)):
             if alias.home.version == 0:
                 continue
+            tensor = found.lazy.get(number, found.sources[number])
             if tensor.requires_grad and torch.is_grad_enabled():
                 raise Refused("autograd", "a write to a tensor that requires gradients")
             value = self.storages.read(alias) if alias.given and alias.written else before

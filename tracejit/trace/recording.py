@@ -38,8 +38,10 @@ class Span:
 class Recording:
     """The program of one call.
 
-    sources: the tensors that became `graph.inputs`, in the same order. spans: those of them that
-    the recorder made of others, by their places. outputs: how the return
+    sources: the tensors that became `graph.inputs`, in the same order. lazy: those that are the
+    memory of a lazily conjugated or negated tensor, and of which. moduli: those of which it counts
+    where they begin in their memory, modulo how many elements. spans: those that the recorder made
+    of others, by their places. outputs: how the return
     value is built from inputs and graph outputs, and what is changed (see trace.outputs); JSON.
     held, changed: the observer's nodes of objects that it names, and of those that it changes.
     refused: why this call can only run eagerly; its result is right all the same. Then graph is
@@ -48,6 +50,8 @@ class Recording:
 
     graph: Graph | None = None
     sources: list[torch.Tensor] = field(default_factory=list)
+    lazy: dict[int, torch.Tensor] = field(default_factory=dict)
+    moduli: dict[int, int] = field(default_factory=dict)
     outputs: Any = None
     spans: dict[int, Span] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
@@ -55,6 +59,11 @@ class Recording:
     refused: Reason | None = None
     calls: int = 0
     seconds: float = 0.0
+
+    @property
+    def writes(self) -> bool:
+        """Whether the program writes to an input: then it matters which inputs share memory."""
+        return self.graph is not None and bool(self.graph.writes or self.spans)
 
 
 def foreign_profiler() -> Reason | None:

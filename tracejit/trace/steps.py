@@ -210,6 +210,13 @@ class Steps:
         node = self.graph.add(op, args, kwargs, [meta], self.origin())
         self.storages.define(tensor, node.out)
 
+    def number(self, tensor: torch.Tensor, number: Any) -> None:
+        """A tensor that torch makes of a number."""
+        kwargs: dict[str, Arg] = {"dtype": tensor.dtype}
+        meta = self.storages.meta(tensor)
+        node = self.graph.add("aten.full", ((), number), kwargs, [meta], self.origin())
+        self.storages.define(tensor, node.out)
+
     def parts(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """split and unbind: each part is a slice or a select of its own."""
         parent = self.storages.find(args[0])

@@ -11,15 +11,16 @@ came from outside, until it is written to: then they become views of one (trace.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from tracejit.ir.dtypes import NAME
+from tracejit.ir.dtypes import NAME, itemsize
 from tracejit.ir.graph import Arg, Graph, Origin, Value
 from tracejit.ops.strides import dense, separable
 from tracejit.ops.table import OPS
 from tracejit.runtime import private
+from tracejit.runtime.leaves import CONJUGATED, NEGATED, lazy_bits, physical
 from tracejit.trace import spans
 from tracejit.trace.infer import Meta, infer, viewable
 from tracejit.trace.recording import Refused, Span
@@ -39,7 +40,7 @@ class Alias:
     strides: tuple[int, ...]
     offset: int
     device: str
-    lazy: int = 0  # see `lazy_bits`
+    lazy: int = 0  # see runtime.leaves.lazy_bits
     parent: Alias | None = None
     op: str = ""
     args: tuple[Arg, ...] = ()
@@ -90,13 +91,15 @@ class Storages:
         self.sources: list[torch.Tensor] = []
         self.inputs: list[Alias] = []  # the root of each source
         self.spans: dict[int, Span] = {}  # by their number among the inputs
+        self.lazy: dict[int, torch.Tensor] = {}  # sources that are memory of a lazy tensor, whose
+        self.moduli: dict[int, int] = {}  # where a source begins in its memory counts, modulo this
         self._known: dict[int, Storage] = {}
         self._weak: list[int] = []
         self._devices: dict[torch.device, str] = {}
 
     def close(self) -> None:
         """Let go of the storages' addresses, and of the tensors."""
-        self.sources = []
+        self.sources, self.lazy = [], {}
         for pointer in self._weak:
             private.free_weak_storage(pointer)
         self._weak.clear()
@@ -129,6 +132,14 @@ class Storages:
         """The storage record of a tensor's memory, if it has been seen."""
         return self._known.get(tensor.untyped_storage()._cdata)
 
+    def made(self, tensor: torch.Tensor) -> bool:
+        """Whether the call made a tensor: its memory, or this view of memory from outside."""
+        home = self.home(tensor)
+        if home is None or not home.outside:
+            return home is not None
+        given = any(tensor is each for each in (*self.sources, *self.lazy.values()))
+        return id(tensor) in home.objects and not given
+
     def meta(self, tensor: torch.Tensor) -> Meta:
         """dtype, sizes, strides and device of a real tensor. Raises Refused for what a graph does
         not have.
@@ -154,23 +165,49 @@ class Storages:
         if home is None:
             home = Storage(outside=True)
             self._known[tensor.untyped_storage()._cdata] = home
-        alias = self._alias(tensor, home)
-        if alias.lazy:
-            raise Refused("tensor", "a tensor from outside that is lazily conjugated or negated")
-        self.add_input(tensor, alias)
+        memory = tensor
+        if lazy_bits(tensor):
+            memory = physical(tensor)
+            self.lazy[len(self.sources)] = tensor
+        alias = self._alias(memory, home)
+        self.add_input(memory, alias)
         alias.given = True
         home.roots.append(alias)
-        home.objects[id(tensor)] = alias
+        home.objects[id(memory)] = alias
         if home.version:
             spans.join(self, alias)
+        if memory is not tensor:
+            alias = home.objects[id(tensor)] = self._lazily(alias, lazy_bits(tensor))
         return alias
 
     def add_input(self, tensor: torch.Tensor, alias: Alias) -> None:
         """A tensor with this alias becomes an input of the graph."""
-        alias.value = self.graph.add_input(alias.dtype, alias.sizes, alias.strides, alias.device)
-        alias.version = 0
+        alias.value, alias.version = self._input(tensor, alias), 0
+
+    def _input(self, tensor: torch.Tensor, alias: Alias) -> Value:
         self.sources.append(tensor)
         self.inputs.append(alias)
+        return self.graph.add_input(alias.dtype, alias.sizes, alias.strides, alias.device)
+
+    def _lazily(self, root: Alias, bits: int) -> Alias:
+        """The alias of a tensor that reads its memory with these bits."""
+        for bit, op in LAZY.items():
+            if bits & bit:
+                lazy = root.lazy | bit
+                root = replace(root, parent=root, op=op, lazy=lazy, value=None, given=False)
+        return root
+
+    def number(self, tensor: torch.Tensor) -> int:
+        """The number of the input that is this very tensor, not merely its memory; -1 if none is.
+        A lazy tensor becomes one only here: nothing but the return value can have a use for it.
+        """
+        for number, source in enumerate(self.sources):
+            if source is tensor:
+                return number
+        if not any(tensor is lazy for lazy in self.lazy.values()):
+            return -1
+        self._input(tensor, self.find(tensor))
+        return len(self.sources) - 1
 
     def define(
         self,
@@ -189,8 +226,10 @@ class Storages:
             home = self._known[storage._cdata] = Storage()
             self._weak.append(private.weak_storage(storage))
         dtype, sizes, strides, device = meta or self.meta(tensor)
-        offset, lazy = int(tensor.storage_offset()), lazy_bits(tensor)
-        alias = Alias(home, dtype, sizes, strides, offset, device, lazy)
+        if lazy_bits(tensor):
+            raise Refused("op", "an operation whose result is lazily conjugated or negated")
+        offset = int(tensor.storage_offset())
+        alias = Alias(home, dtype, sizes, strides, offset, device)
         alias.value, alias.version = value, 0
         home.lost, home.restore = lost, restore
         home.roots.append(alias)
@@ -213,12 +252,22 @@ class Storages:
         """`result` is the view `op(parent, *args)`."""
         home = parent.home
         if home.outside:
-            alias = parent if self._same(parent, result) else self._derive(result, parent, op, args)
+            twice = parent.parent is not None and op == parent.op and op in LAZY.values()
+            known = parent.parent if twice and parent.parent is not None else parent
+            alias = known if self._same(known, result) else self._derive(result, parent, op, args)
             home.objects[id(result)] = alias
             return
         key = _key(result)
         if key not in home.aliases:
             home.aliases[key] = self._derive(result, parent, op, args)
+
+    def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
+        """`made` is another tensor on the memory of `data`, as that lies there."""
+        home = self.home(data)
+        seen = home is not None and not home.outside  # then it is known by how it looks
+        if not seen and not data.is_meta and data.layout is torch.strided:
+            alias = self.find(data)
+            alias.home.objects[id(made)] = alias
 
     def strided(self, result: torch.Tensor, root: Alias) -> None:
         """`result` is reached from the root by its strides. Raises Refused."""
@@ -240,7 +289,17 @@ class Storages:
     def _derive(self, result: torch.Tensor, parent: Alias, op: str, args: tuple[Arg, ...]) -> Alias:
         alias = self._alias(result, parent.home)
         alias.parent, alias.op, alias.args, alias.origin = parent, op, args, self.origin()
+        if parent.home.outside and itemsize(alias.dtype) > itemsize(parent.dtype):
+            self._align(alias)
         return alias
+
+    def _align(self, alias: Alias) -> None:
+        """Whether memory may be viewed as a larger dtype depends on where the input begins."""
+        root = alias.root
+        number = next(n for n, known in enumerate(self.inputs) if known is root)
+        modulus = itemsize(alias.dtype) // itemsize(root.dtype)
+        if modulus > 1:
+            self.moduli[number] = max(modulus, self.moduli.get(number, 1))
 
     def _strided(self, tensor: torch.Tensor, root: Alias) -> Alias:
         """An alias of unknown descent."""
@@ -398,6 +457,10 @@ COPIES = {
 }
 
 
+# What a tensor's lazy bits make of the values in its memory.
+LAZY = {CONJUGATED: "aten.conj_physical", NEGATED: "aten.neg"}
+
+
 def undo_arguments(alias: Alias) -> tuple[Arg, ...]:
     """What the undoing copy needs: the parent's dtype, for a view of another dtype."""
     from tracejit.ir.dtypes import TORCH
@@ -410,6 +473,8 @@ def check_type(tensor: torch.Tensor) -> None:
     """Raises Refused for subclasses of Tensor other than Parameter."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise Refused("tensor", f"a tensor of type {type(tensor).__name__}")
+    if tensor._is_zerotensor():
+        raise Refused("tensor", "a tensor of zeros without memory")
 
 
 def _key(tensor: torch.Tensor) -> Key:
@@ -420,11 +485,6 @@ def _key(tensor: torch.Tensor) -> Key:
         int(tensor.storage_offset()),
         lazy_bits(tensor),
     )
-
-
-def lazy_bits(tensor: torch.Tensor) -> int:
-    """1 for a tensor that negates its memory as it is read, 2 for one that conjugates it."""
-    return tensor.is_neg() + 2 * tensor.is_conj()
 
 
 def _count(alias: Alias) -> int:
