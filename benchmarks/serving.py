@@ -117,6 +117,6 @@ def record_once(work: Work) -> None:
     if made.refused is not None:
         observer.release()
         raise RuntimeError(str(made.refused))
-    guards = observer.finish(made.sources)
+    guards = observer.finish(made)
     if isinstance(guards, Reason):
         raise RuntimeError(str(guards))
