@@ -500,6 +500,18 @@ def test_elements_with_several_places(fn: Any, make: Any) -> None:
     assert dispatcher.reasons[0].text == "a write to elements that overlap"
 
 
+def test_one_number_for_all() -> None:
+    """What is written lies in memory otherwise than what it is written to."""
+
+    def fn(x: Any, y: Any) -> Any:
+        y.copy_(x.sum().expand(1, 3))
+        first = x * 2
+        y.t().copy_((y + 1).clone().t())
+        return first, x * 2, y * 2
+
+    same(fn, [lambda: placed(memory(), [((2,), (2,), 0), ((1, 3), (3, 1), 0)])])
+
+
 def test_repeated_and_read() -> None:
     def make() -> Any:
         base = memory()

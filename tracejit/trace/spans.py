@@ -30,7 +30,7 @@ def cover(found: Storages, alias: Alias) -> None:
         return
     if any(root.dtype != alias.dtype for root in roots):
         raise Refused("mutation", "memory that inputs of two dtypes share is written to")
-    span = next((root for root in roots if not root.given and _holds(root, roots)), None)
+    span = next((root for root in roots if root.span and _holds(root, roots)), None)
     changed = [root for root in roots if root is not span and _is_changed(found, root)]
     values = [found.read(root) for root in changed]
     if span is None:
@@ -87,6 +87,7 @@ def _enter(found: Storages, roots: list[Alias]) -> Alias:
     if flat is MISSING:
         raise Refused("mutation", "memory that two inputs share has been freed")
     span = _like(base, (size,), (1,), low)
+    span.span = True
     found.add_input(flat, span)
     span.version = base.home.version
     found.spans[len(found.inputs) - 1] = Span(of, low - base.offset, size)

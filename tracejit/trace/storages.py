@@ -48,6 +48,7 @@ class Alias:
     value: Value | None = None
     version: int = -1
     given: bool = False  # a tensor from outside, and a root of its memory or a view of a span
+    span: bool = False  # see trace.spans
     written: bool = False  # of a root: there was a write through it
 
     @property
@@ -368,6 +369,8 @@ class Storages:
             self._check_separable(alias)
             value = self._undo(alias, value)
             alias = alias.parent
+            if alias.span and value.strides != alias.strides:
+                value = self.add("aten.clone", (value,), {"memory_format": torch.contiguous_format})
             changed.append((alias, value))
         self._check_separable(alias)
         home.version += 1
