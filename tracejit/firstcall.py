@@ -37,7 +37,9 @@ def record(
     refused = recording.refused
     if refused is None and recording.graph is not None:
         writes = bool(recording.graph.writes)
-        guards = observer.finish(recording.sources, writes, recording.held, recording.changed)
+        guards = observer.finish(
+            recording.sources, writes, recording.held, recording.changed, recording.generators
+        )
     else:
         observer.release()
         guards = refused or Reason("op", "nothing was recorded")

@@ -10,7 +10,7 @@ import torch
 
 from tracejit.ir.dtypes import NAME
 from tracejit.ir.graph import Arg, Graph, Node, Value, map_values, values_in
-from tracejit.runtime import externs
+from tracejit.runtime import externs, generators
 
 
 class Left(Exception):
@@ -83,8 +83,9 @@ def sized_by_data(op: str) -> bool:
 
 @cache
 def draws(op: str) -> bool:
-    """Whether an op draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(function(op), "tags", ())
+    """Whether an op draws random numbers, or has to do with the state of a generator in another
+    way."""
+    return op in generators.CALLS or torch.Tag.nondeterministic_seeded in getattr(function(op), "tags", ())
 
 
 def expect(value: torch.Tensor, number: bool | int | float) -> None:

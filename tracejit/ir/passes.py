@@ -32,7 +32,7 @@ def is_effect(node: Node) -> bool:
 @cache
 def _has_effect(op: str) -> bool:
     if op in OWN:
-        return False
+        return draws(op)
     schema = function(op)._schema  # type: ignore[attr-defined]
     return draws(op) or sized_by_data(op) or bool(schema.is_mutable)
 

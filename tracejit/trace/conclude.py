@@ -66,6 +66,7 @@ class Conclusion:
         writes: bool,
         held: Sequence[int],
         changed: Sequence[int],
+        generators: Sequence[torch.Generator] = (),
     ) -> GuardSet | Reason:
         """The guards of the call, or why there are none."""
         for code in self.coverage.uncovered.values():
@@ -90,6 +91,7 @@ class Conclusion:
             refs,
             [numbers[i] for i in held],
             [numbers[i] for i in changed],
+            [numbers[self.tree.known[id(each)]] for each in generators],
         )
         guards.check = guards.compile(self.observer.fn)
         return guards

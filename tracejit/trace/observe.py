@@ -359,24 +359,34 @@ class Observer:
         """Objects that were there before the call: their nodes by id."""
         return Conclusion(self).reached()
 
+    def generators(self) -> dict[int, torch.Generator]:
+        """Random generators that were there before the call, by `_cdata`."""
+        found = (self.tree.values[index] for index in self.reached().values())
+        return {each._cdata: each for each in found if type(each) is torch.Generator}
+
+    def holds(self, value: Any) -> int:
+        """How often an object is held here."""
+        return sum(held is value for held in self.tree.values)
+
     def finish(
         self,
         sources: Sequence[torch.Tensor],
         writes: bool = False,
         held: Sequence[int] = (),
         changed: Sequence[int] = (),
+        generators: Sequence[torch.Generator] = (),
     ) -> GuardSet | Reason:
         """The guards of the call, with `sources` as the program's inputs, or why it cannot be
         guarded.
 
         `writes`: whether the program writes to an input; then it matters which inputs share memory.
         `held`: nodes of objects that the outputs' recipe names; `changed`: of those that it
-        changes. To be called once.
+        changes; `generators`: those that the program is given. To be called once.
         """
         try:
             if self.reason is not None:
                 return self.reason
-            return Conclusion(self).guards(sources, writes, held, changed)
+            return Conclusion(self).guards(sources, writes, held, changed, generators)
         except Exception as error:
             self.failed(error)
             assert self.reason is not None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.constants import Watch, watching
+from tracejit.trace.generators import Generators
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
@@ -67,8 +69,11 @@ class Recorder(Mode):  # type: ignore[misc]
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.watch = Watch(self.refuse, self.listed, self.inside)
-        self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
+        self.generators = Generators(self.graph, self.storages, self.origins.here)
+        self.watch = Watch(self.refuse, self.listed, self.inside, self.state, self.stated)
+        self.steps = Steps(
+            self.graph, self.storages, self.origins.here, self.watch, self.generators
+        )
         self.refused: Reason | None = None
         self.calls = 0
         self.aside = False  # what torch is asked now is none of the call's
@@ -93,10 +98,22 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def listed(self, tensor: torch.Tensor) -> None:
         """Python is about to get a tensor's numbers."""
+        self._apart(self.steps.listed, tensor)
+
+    def state(self, name: str, generator: torch.Generator, frame: FrameType) -> None:
+        """A method of a generator's is about to run that takes or changes its state."""
+        self._apart(self.generators.called, name, generator, frame)
+
+    def stated(self, failed: bool) -> None:
+        """That method is over."""
+        self._apart(self.generators.returned, failed)
+
+    def _apart(self, work: Callable[..., None], *given: Any) -> None:
+        """Work of ours between calls: what torch is asked meanwhile is not recorded."""
         if self.refused is None:
             self.aside = True
             try:
-                self.steps.listed(tensor)
+                work(*given)
             except Exception as error:
                 self._failed(error)
             finally:
@@ -145,6 +162,7 @@ class Recorder(Mode):  # type: ignore[misc]
             raise
         if self.refused is None:
             self._advance(step, result)
+            self._apart(self.generators.settle)
         return result
 
     def _advance(self, step: Step, result: Any) -> None:
@@ -168,7 +186,7 @@ class Recorder(Mode):  # type: ignore[misc]
         """Let go of the call's tensors now, not when the next collection breaks the cycles here."""
         self.storages.close()
         self.given.clear()
-        del self.watch, self.steps
+        del self.watch, self.steps, self.generators
 
     def finish(self, result: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
@@ -181,6 +199,7 @@ class Recorder(Mode):  # type: ignore[misc]
                 else:
                     reached = {} if observer is None else observer.reached()
                     made = encode(result, changes, reached, self.storages, self.outside)
+                    given = self._generators(observer)
                     self._check_given()
                     self._write_back()
             except Exception as error:
@@ -196,7 +215,14 @@ class Recorder(Mode):  # type: ignore[misc]
             made.held,
             sorted({change.node for change in changes}),
             calls=self.calls,
+            generators=given,
         )
+
+    def _generators(self, observer: Any) -> list[torch.Generator]:
+        """The generators that the call was given."""
+        if observer is None:
+            return self.generators.finish({}, lambda _: 0)
+        return self.generators.finish(observer.generators(), observer.holds)
 
     def _check_given(self) -> None:
         """No tensor that the call was given lies in other memory than before (`x.data = …`)."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, encode, is_constant, name_of
 from tracejit.runtime.guards import Node
 from tracejit.runtime.origins import is_user_code
@@ -48,6 +49,8 @@ def predicate_of(value: Any) -> tuple[str, Any]:
         return "pymodule", value.__name__
     if value is torch.default_generator:
         return "generator", None
+    if type(value) is torch.Generator and not private.is_default(value):
+        return "rng", str(value.device)
     if isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
         return "container", container_meta(value)
     if isinstance(value, _C_FUNCTIONS):
