@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from tracejit.runtime.checker import Checker
 
 VERSION = 3
-OBJECTS = frozenset(("type", "is", "container", "function", "class", "any", "rng"))  # of these checks
+OBJECTS = frozenset(
+    ("type", "is", "container", "function", "class", "any", "rng")
+)  # of these checks
 
 
 class Node(NamedTuple):
@@ -133,8 +135,8 @@ class GuardSet:
     def evaluate(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, ...] | Failure:
-        """The program's inputs, generators last, in this call, or the first guard that fails. Takes about 1 µs a
-        guard.
+        """The program's inputs, generators last, in this call, or the first guard that fails. Takes
+        about 1 µs a guard.
         """
         found = self.values(fn, args, kwargs)
         if isinstance(found, Failure):
@@ -158,8 +160,8 @@ class GuardSet:
         return self._distinct(values) or self._rest([values[i] for i in self.input_nodes]) or values
 
     def _distinct(self, values: list[Any]) -> Failure | None:
-        """Tensors and generators that were different objects still are, and so are objects that the call changes
-        and all others: one could be written through the other."""
+        """Tensors and generators that were different objects still are, and so are objects that the
+        call changes and all others: one could be written through the other."""
         seen: dict[int, int] = {id(values[index]): index for index in self.changed}
         for index, node in enumerate(self.nodes):
             first = index

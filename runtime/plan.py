@@ -199,7 +199,7 @@ def _keeping_random_state(run: Run, manifest: Mapping[str, Any]) -> Run:
     the call then runs eagerly from its start."""
     tensors, defaults = manifest["inputs"], set(manifest["defaults"])
 
-    def kept(inputs: Tensors) -> Tensors:
+    def kept(inputs: Any) -> Tensors:
         devices = {str(t.device) for t in inputs[:tensors] if t.is_cuda} | defaults
         states = generators.states(inputs[tensors:], sorted(devices))
         try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dis
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 
 from tracejit.ir.graph import Arg, Graph, Origin, Rng
 from tracejit.runtime import private
+from tracejit.runtime.private import generator_key as key
 from tracejit.trace.frames import named
 from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Storages
@@ -70,6 +71,7 @@ class Generators:
     graph: Graph
     storages: Storages
     origin: Callable[[], Origin]
+    before: Mapping[int, tuple[torch.Generator, torch.Tensor]]  # trace.tree.Tree.generators
     known: list[Known] = field(default_factory=list)
     running: Running | None = None
     # The last state that Python got, and where: a frame and the place in its code.
@@ -95,15 +97,20 @@ class Generators:
     def find(self, generator: torch.Generator, seeded: bool = False) -> Known:
         """What is known of a generator, whose state must be what the last call left."""
         for each in self.known:
-            if each.generator._cdata == generator._cdata:
-                if each.state is not None and not _alike(generator, each.state):
-                    raise Refused("random", "a generator was changed in a way that is not seen")
+            if key(each.generator) == key(generator):
+                self._unchanged(generator, each.state)
                 return each
+        if key(generator) in self.before:
+            self._unchanged(generator, self.before[key(generator)][1])
         device = _default_device(generator)
         rng = Rng("default", 0, device) if device else Rng("known", len(self.known))
         fresh = seeded or (not device and _alike(generator, _new(generator).get_state()))
         self.known.append(Known(generator, rng, fresh, generator.get_state()))
         return self.known[-1]
+
+    def _unchanged(self, generator: torch.Generator, state: torch.Tensor | None) -> None:
+        if state is not None and not _alike(generator, state):
+            raise Refused("random", "a generator was changed in a way that is not seen")
 
     # --- methods ---
 
@@ -127,6 +134,9 @@ class Generators:
         running, self.running = self.running, None
         if running is None:
             return
+        taken = None
+        if running.name == "get_state" and not failed:
+            taken = _newest(running.generator)  # before others are made
         self.settle()
         if failed:
             raise Refused("raised", f"{running.name} of a generator raised")
@@ -135,11 +145,11 @@ class Generators:
             number = running.generator.initial_seed()
             op, args = ("tj.seed_all", (number,)) if running.all else ("tj.seed", (target, number))
             self.graph.add(op, args, None, (), self.origin())
-        elif running.name == "get_state":
-            self.taken, self.taker = _newest(running.generator), running.taker
-            meta = self.storages.meta(self.taken)
+        elif taken is not None:
+            self.taken, self.taker = taken, running.taker
+            meta = self.storages.meta(taken)
             node = self.graph.add("tj.get_state", (target,), None, [meta], self.origin())
-            self.storages.define(self.taken, node.out)
+            self.storages.define(taken, node.out)
         else:
             assert running.state is not None
             if not _alike(running.generator, running.state):
@@ -168,26 +178,29 @@ class Generators:
     # --- the end ---
 
     def finish(
-        self, paths: Mapping[int, torch.Generator], kept: Callable[[Any], int]
+        self, there: Iterable[torch.Generator], kept: Callable[[Any], int]
     ) -> list[torch.Generator]:
         """The generators that the call was given, in the order of their numbers; the graph then
         tells them from those that it made. Raises Refused.
 
-        paths: generators that a path reaches, by `_cdata`. kept: how many references the observer
-        holds to an object.
+        there: those that a path reaches. kept: how many references the observer holds to an object.
         """
         self.taken = self.taker = self.running = None
         names: dict[Rng, Rng] = {}
         given: list[torch.Generator] = []
+        paths = {key(each): each for each in there}
+        for generator in paths.values():
+            if not any(key(each.generator) == key(generator) for each in self.known):
+                self._unchanged(generator, self.before[key(generator)][1])
         for each in self.known:
             if each.rng.kind == "default":
                 continue
-            device, found = str(each.generator.device), paths.get(each.generator._cdata)
+            device, found = str(each.generator.device), paths.get(key(each.generator))
             if found is not None:
                 self.find(found)  # unchanged since
                 names[each.rng] = Rng("input", len(given), device)
                 given.append(found)
-            elif each.fresh and each.owners and all(_alone(each.owners, kept)):
+            elif each.fresh and each.owners and _is_alone(each, kept):
                 names[each.rng] = Rng("made", len(names), device)
             else:
                 raise Refused("random", "a generator is used that no path reaches")
@@ -197,13 +210,17 @@ class Generators:
         return given
 
 
-def _alone(owners: list[torch.Generator], kept: Callable[[Any], int]) -> Iterator[bool]:
-    """For each object, whether it is held by nobody else: the call made it, and it did not escape.
-
-    Held here: by the list, the variable, and the argument of the question.
-    """
-    for owner in owners:
-        yield sys.getrefcount(owner) - 3 == kept(owner)
+def _is_alone(known: Known, kept: Callable[[Any], int]) -> bool:
+    """Whether nobody else holds the program's objects for a generator: the call made it, and it did
+    not escape."""
+    base = 0
+    for owners in ([object()], known.owners):  # the first is held by nobody else
+        for owner in owners:
+            count = sys.getrefcount(owner)
+            base = base or count
+            if count - (owner is known.generator) - kept(owner) > base:
+                return False
+    return True
 
 
 def _renamed(arg: Arg, names: dict[Rng, Rng]) -> Arg:
@@ -233,7 +250,7 @@ def _default_device(generator: torch.Generator) -> str:
         return ""
     index = generator.device.index or 0
     default = torch.cuda.default_generators[index]
-    return f"cuda:{index}" if default._cdata == generator._cdata else ""
+    return f"cuda:{index}" if key(default) == key(generator) else ""
 
 
 def _newest(generator: torch.Generator) -> torch.Tensor:

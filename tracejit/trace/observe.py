@@ -359,14 +359,10 @@ class Observer:
         """Objects that were there before the call: their nodes by id."""
         return Conclusion(self).reached()
 
-    def generators(self) -> dict[int, torch.Generator]:
-        """Random generators that were there before the call, by `_cdata`."""
-        found = (self.tree.values[index] for index in self.reached().values())
-        return {each._cdata: each for each in found if type(each) is torch.Generator}
-
     def holds(self, value: Any) -> int:
         """How often an object is held here."""
-        return sum(held is value for held in self.tree.values)
+        there = sum(held is value for held in self.tree.values)
+        return there + any(held is value for held, _ in self.tree.generators.values())
 
     def finish(
         self,

@@ -50,7 +50,7 @@ def record(
     hooked = foreign_profiler()
     if hooked is not None:
         return fn(*args, **kwargs), Recording(refused=hooked)
-    recorder = Recorder(fn, args, kwargs)
+    recorder = Recorder(fn, args, kwargs, observer)
     try:
         with recorder.running(observer):
             result = fn(*args, **kwargs)
@@ -64,12 +64,15 @@ def record(
 class Recorder(Mode):  # type: ignore[misc]
     """The state of one recording. `refused` is set once, and nothing is recorded after that."""
 
-    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
+    ) -> None:
         super().__init__()
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.generators = Generators(self.graph, self.storages, self.origins.here)
+        before = {} if observer is None else observer.tree.generators
+        self.generators = Generators(self.graph, self.storages, self.origins.here, before)
         self.watch = Watch(self.refuse, self.listed, self.inside, self.state, self.stated)
         self.steps = Steps(
             self.graph, self.storages, self.origins.here, self.watch, self.generators
@@ -199,7 +202,7 @@ class Recorder(Mode):  # type: ignore[misc]
                 else:
                     reached = {} if observer is None else observer.reached()
                     made = encode(result, changes, reached, self.storages, self.outside)
-                    given = self._generators(observer)
+                    given = self._generators(observer, reached)
                     self._check_given()
                     self._write_back()
             except Exception as error:
@@ -218,11 +221,12 @@ class Recorder(Mode):  # type: ignore[misc]
             generators=given,
         )
 
-    def _generators(self, observer: Any) -> list[torch.Generator]:
+    def _generators(self, observer: Any, reached: dict[int, int]) -> list[torch.Generator]:
         """The generators that the call was given."""
         if observer is None:
-            return self.generators.finish({}, lambda _: 0)
-        return self.generators.finish(observer.generators(), observer.holds)
+            return self.generators.finish((), lambda _: 0)
+        there = [each for each, _ in observer.tree.generators.values() if id(each) in reached]
+        return self.generators.finish(there, observer.holds)
 
     def _check_given(self) -> None:
         """No tensor that the call was given lies in other memory than before (`x.data = …`)."""

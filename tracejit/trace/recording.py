@@ -28,8 +28,9 @@ class Recording:
     """The program of one call.
 
     sources: the tensors that became `graph.inputs`, in the same order. generators: those of random
-    numbers that the program is given after them, in the order of their numbers. outputs: how the return
-    value is built from inputs and graph outputs, and what is changed (see trace.outputs); JSON.
+    numbers that the program is given after them, in the order of their numbers. outputs: how the
+    return value is built from inputs and graph outputs, and what is changed (see trace.outputs);
+    JSON.
     held, changed: the observer's nodes of objects that it names, and of those that it changes.
     refused: why this call can only run eagerly; its result is right all the same. Then graph is
     None. calls: ATen calls that ran. seconds: what the call took, recording included.

@@ -67,6 +67,8 @@ class Tree:
         self.edges: dict[Edge, int] = {}
         self.known: dict[int, int] = {}  # id of a reached object -> its node
         self.pointers: dict[int, int] = {}  # node of a tensor -> where its data was
+        # Random generators and their states when they were reached, by their keys.
+        self.generators: dict[int, tuple[torch.Generator, torch.Tensor]] = {}
 
     def add(self, node: Node, value: Any) -> int:
         """Append a node, whatever it is."""
@@ -77,6 +79,8 @@ class Tree:
             self.known[id(value)] = index
         if node.check == "tensor" and value.layout is torch.strided:
             self.pointers[index] = value.data_ptr()
+        elif node.check == "rng":
+            self.generators.setdefault(private.generator_key(value), (value, value.get_state()))
         return index
 
     def child(
