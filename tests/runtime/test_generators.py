@@ -244,6 +244,11 @@ def made_inside(x: torch.Tensor) -> Any:
     return first + x, torch.rand(3, generator=two) - first, torch.rand(1)
 
 
+def made_unseeded(x: torch.Tensor) -> Any:
+    made = torch.Generator()
+    return torch.rand(3, generator=made) + x, torch.rand(1)
+
+
 def branching(x: torch.Tensor, g: Any, h: Any) -> Any:
     """Leaves after draws, a seed and a state."""
     noise = torch.rand(3, generator=g) + torch.rand(3)
@@ -262,6 +267,7 @@ STATES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "get_state and set_state": (exchanged, (3, 4)),
     "a state that is returned": (state_given, (3, 4)),
     "made inside": (made_inside, ()),
+    "made inside, not seeded": (made_unseeded, ()),
 }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dis
 import gc
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 
 from tracejit.ir.graph import Arg, Graph, Origin, Rng
 from tracejit.runtime import private
+from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.private import generator_key as key
 from tracejit.trace.frames import named
 from tracejit.trace.recording import Refused
@@ -105,7 +106,8 @@ class Generators:
         device = _default_device(generator)
         rng = Rng("default", 0, device) if device else Rng("known", len(self.known))
         fresh = seeded or (not device and _alike(generator, _new(generator).get_state()))
-        self.known.append(Known(generator, rng, fresh, generator.get_state()))
+        state, owners = generator.get_state(), list(_in_frames(generator))
+        self.known.append(Known(generator, rng, fresh, state, owners))
         return self.known[-1]
 
     def _unchanged(self, generator: torch.Generator, state: torch.Tensor | None) -> None:
@@ -208,6 +210,18 @@ class Generators:
             node.args = tuple(_renamed(arg, names) for arg in node.args)
             node.kwargs = {k: _renamed(arg, names) for k, arg in node.kwargs.items()}
         return given
+
+
+def _in_frames(generator: torch.Generator) -> Iterator[torch.Generator]:
+    """The program's object for a generator: in a variable of the innermost frame that has one."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if origin_of_code(frame.f_code) in (USER, LIBRARY):
+            for value in frame.f_locals.values():
+                if type(value) is torch.Generator and key(value) == key(generator):
+                    yield value
+                    return
+        frame = frame.f_back
 
 
 def _is_alone(known: Known, kept: Callable[[Any], int]) -> bool:
