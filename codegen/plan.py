@@ -39,7 +39,7 @@ from tracejit.fuse.program import (
 from tracejit.ir.draws import KEYS
 from tracejit.ir.dtypes import NAME, TORCH, itemsize
 from tracejit.ir.execute import draws, sized_by_data
-from tracejit.ir.graph import Origin
+from tracejit.ir.graph import Origin, Rng
 from tracejit.runtime import hugepages
 from tracejit.runtime.constants import encode
 from tracejit.runtime.externs import resolve
@@ -65,6 +65,8 @@ RESERVED = frozenset(
         "check_index",
         "inf",
         "nan",
+        "generator",
+        "generators",
     }
     | set(TORCH)
 )
@@ -121,6 +123,7 @@ def render(
         "variables": writer.variables(),
         "decisions": writer.decisions,
         "draws": writer.draws_before_leaving(),
+        "defaults": sorted(rng.device for rng in writer.rngs if rng.kind == "default"),
         "writes": len(program.writes) + len(program.direct),
         "launches": sum(isinstance(s, RunKernel) for s in program.steps),
         "calls": sum(isinstance(s, RunExtern) for s in program.steps),
@@ -150,12 +153,12 @@ class _Writer:
         self.lines: list[str] = []
         self.decisions: list[list[Any]] = []  # what the data decided: the line, and the outcome
         self.place = ""
+        self.rngs: dict[Rng, str] = {}
         self.read = {name for step in program.steps for name in reads(step)} | set(results(program))
 
     def text(self, title: str) -> str:
-        names = ", ".join(self.define(slot) for slot in self.program.inputs)
-        if names:
-            self.line(f"({names},) = inputs")
+        names = [self.define(slot) for slot in self.program.inputs]
+        self.generators(names)
         self.check_apart()
         if self.memory.kept:
             kept = ", ".join(map(self.define, self.memory.kept.values()))
@@ -169,6 +172,23 @@ class _Writer:
         return (
             "\n".join([*head, "def run(inputs):", *(f"    {line}" for line in self.lines)]) + "\n"
         )
+
+    def generators(self, names: list[str]) -> None:
+        """The inputs, and after them the generators: those that are given and those made anew."""
+        used = {rng: None for step in self.program.steps for rng in _generators(step)}
+        given = [rng for rng in used if rng.kind == "input"]
+        if given:
+            self.line(f"({''.join(f'{name}, ' for name in names)}*generators,) = inputs")
+        elif names:
+            self.line(f"({', '.join(names)},) = inputs")
+        for rng in used:
+            if rng.kind == "default":
+                self.rngs[rng] = self.names.constant("generator", rng.device)
+                continue
+            name = self.rngs[rng] = f"{rng.kind}_generator{rng.key}"
+            made = f"generator({rng.device!r})" if rng.kind == "made" else f"generators[{rng.key}]"
+            self.line(f"{name} = {made}")
+            self.taken.add(name)
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -311,6 +331,8 @@ class _Writer:
             return self.names.constant("dtype", NAME[value])
         if isinstance(value, (torch.layout, torch.memory_format)):
             return self.names.constant("torch", str(value).removeprefix("torch."))
+        if isinstance(value, Rng):
+            return self.rngs[value]
         if isinstance(value, torch.device):
             return self.names.constant("device", str(value))
         raise ValueError(
@@ -379,6 +401,12 @@ class _Writer:
                 return True
             drawn = drawn or (isinstance(step, RunExtern) and draws(step.op))
         return False
+
+
+def _generators(step: Any) -> list[Rng]:
+    """The generators that a step is given."""
+    parts = (*step.args, *step.kwargs.values()) if isinstance(step, RunExtern) else ()
+    return [part for part in parts if isinstance(part, Rng)]
 
 
 def _bytes(slot: Slot) -> int:

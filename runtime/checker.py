@@ -32,6 +32,7 @@ from tracejit.runtime.guards import Failure, GuardSet
 Inputs = tuple[torch.Tensor, ...]
 MOST_CHURN = 2  # changes of one object's identity after which it is walked
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "<guards>")  # it is code of ours
+CHURNING = frozenset(("type", "container", "rng"))  # checks of objects that can be walked
 MOST_BINDINGS = 4  # object graphs (two models, alternating) that stay bound
 
 
@@ -109,11 +110,8 @@ class Checker:
         if self.held > 1:  # a call that comes once is not worth a compiled check (5 ms for a model)
             with self.lock:
                 self.try_bind(values)
-        inputs, held = (
-            tuple(values[index] for index in nodes)
-            for nodes in (self.guards.input_nodes, self.guards.held_nodes)
-        )
-        return self.ending.function(args, kwargs, inputs, held)
+        held = tuple(values[index] for index in self.guards.held_nodes)
+        return self.ending.function(args, kwargs, self.guards.given(values), held)
 
     def end(self, ending: Ending) -> None:
         """From now on do this when the guards hold."""
@@ -154,7 +152,7 @@ class Checker:
         if not self.bindings:
             return
         for index, old in enumerate(self.bindings[0].values):
-            if old != id(values[index]) and self.guards.nodes[index].check in ("type", "container"):
+            if old != id(values[index]) and self.guards.nodes[index].check in CHURNING:
                 self.churn[index] = self.churn.get(index, 0) + 1
                 if self.churn[index] > MOST_CHURN + MOST_BINDINGS:
                     self.walked.add(index)

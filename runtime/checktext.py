@@ -26,6 +26,7 @@ from tracejit.runtime.ending import Ending
 from tracejit.runtime.guards import OBJECTS, GuardSet
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict
 from tracejit.runtime.placement import dict_may_change, looks_at_dict, placement
+from tracejit.runtime.predicates import PREDICATES
 
 MISS: Any = object()  # something differs from what was bound
 _DETERMINED = frozenset(  # steps whose result cannot change while the parent is the same object
@@ -109,13 +110,19 @@ class Text:
         self.names.update(names)
 
     def distinct(self) -> None:
-        """Objects that the call changes are no others; of bound ones the binding has made sure."""
+        """Objects that the call changes are no others, and generators are different ones; of bound
+        ones the binding has made sure."""
         nodes = self.guards.nodes
         for index in self.guards.changed:
             for other, node in enumerate(nodes):
                 walked = "walk" in (self.place[index], self.place[other])
                 alike = type(self.values[other]) is type(self.values[index])
                 if other != index and walked and alike and node.check in OBJECTS:
+                    self.conditions.append(f"{self.value(index)} is {self.value(other)}")
+        generators = [index for index, node in enumerate(nodes) if node.check == "rng"]
+        for place, index in enumerate(generators):
+            for other in generators[:place]:
+                if "walk" in (self.place[index], self.place[other]):
                     self.conditions.append(f"{self.value(index)} is {self.value(other)}")
 
     def inputs(self) -> None:
@@ -138,6 +145,9 @@ class Text:
             self.bind("groups", sharing.groups)
             self.bind("expected_groups", self.guards.groups)
             self.write("if groups(inputs) != expected_groups: return MISS")
+        if self.guards.generators:
+            more = "".join(f", {self.value(index)}" for index in self.guards.generators)
+            self.write(f"inputs = (*inputs{more})")
 
     def are_args(self, indices: list[int]) -> bool:
         """Whether these tensors are the positional arguments, all of them in order."""
@@ -331,6 +341,9 @@ class Text:
         self.conditions.append(f"type(v{index}) is not {self.type_name(value)}")
         if node.check == "container":
             self.conditions.append(self.shape(index, f"v{index}"))
+        elif node.check == "rng":
+            name = self.bind("is_rng", PREDICATES["rng"])
+            self.conditions.append(f"not {name}(v{index}, {node.expected!r}, ())")
 
     def shape(self, index: int, name: str) -> str:
         """The condition that a container's length, keys or elements differ."""

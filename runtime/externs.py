@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import philox
+from tracejit.runtime import generators, philox
 
 # The same call without the dispatcher's boxing: 2 µs instead of 4. Names of arguments are the same.
 DIRECT: dict[str, Callable[..., Any]] = {
@@ -39,6 +39,7 @@ OWN: dict[str, Callable[..., Any]] = {  # ops that are not torch's
     "tj.uniform": philox.uniform,
     "tj.normal": philox.normal,
     "tj.bernoulli": philox.bernoulli,
+    **generators.CALLS,
 }
 
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from tracejit.runtime.checker import Checker
 
 VERSION = 3
-OBJECTS = frozenset(("type", "is", "container", "function", "class", "any"))  # of these checks
+OBJECTS = frozenset(
+    ("type", "is", "container", "function", "class", "any", "rng")
+)  # of these checks
 
 
 class Node(NamedTuple):
@@ -84,6 +86,7 @@ class GuardSet:
     )  # values of "ref" nodes; weak references where possible
     held_nodes: list[int] = field(default_factory=list)  # objects that the outputs' recipe names
     changed: list[int] = field(default_factory=list)  # objects that the call changes
+    generators: list[int] = field(default_factory=list)  # random generators, inputs after tensors
     check: Checker | None = field(default=None, repr=False)  # compiled for the recorded function
 
     @property
@@ -101,7 +104,7 @@ class GuardSet:
 
     @property
     def inputs(self) -> list[str]:
-        """Access paths of the program's inputs, in order."""
+        """Access paths of the program's tensors, in order."""
         return [self.path(index) for index in self.input_nodes]
 
     @property
@@ -131,14 +134,18 @@ class GuardSet:
 
     def evaluate(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[torch.Tensor, ...] | Failure:
-        """The program's inputs in this call, or the first guard that fails. Takes about 1 µs a
-        guard.
+    ) -> tuple[Any, ...] | Failure:
+        """The program's inputs, generators last, in this call, or the first guard that fails. Takes
+        about 1 µs a guard.
         """
         found = self.values(fn, args, kwargs)
         if isinstance(found, Failure):
             return found
-        return tuple(found[index] for index in self.input_nodes)
+        return self.given(found)
+
+    def given(self, values: list[Any]) -> tuple[Any, ...]:
+        """The program's inputs among the values of nodes."""
+        return tuple([values[index] for index in (*self.input_nodes, *self.generators)])
 
     def values(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | Failure:
         """The value of each node in this call, or the first guard that fails."""
@@ -153,12 +160,12 @@ class GuardSet:
         return self._distinct(values) or self._rest([values[i] for i in self.input_nodes]) or values
 
     def _distinct(self, values: list[Any]) -> Failure | None:
-        """Tensors that were different objects still are, and so are objects that the call changes
-        and all others: one could be written through the other."""
+        """Tensors and generators that were different objects still are, and so are objects that the
+        call changes and all others: one could be written through the other."""
         seen: dict[int, int] = {id(values[index]): index for index in self.changed}
         for index, node in enumerate(self.nodes):
             first = index
-            if node.check == "tensor":
+            if node.check in ("tensor", "rng"):
                 first = seen.setdefault(id(values[index]), index)
             elif self.changed and node.check in OBJECTS:
                 first = seen.get(id(values[index]), index)
@@ -248,6 +255,7 @@ class GuardSet:
             "groups": self.groups,
             "held": self.held_nodes,
             "changed": self.changed,
+            "generators": self.generators,
         }
 
     @staticmethod
@@ -262,12 +270,12 @@ class GuardSet:
             known = node.step in STEPS and node.check in PREDICATES and node.parent < index
             if not known:
                 raise ValueError(f"no guard is spelled {node}")
-        named = [*data["inputs"], *data["held"], *data["changed"]]
+        named = [*data["inputs"], *data["held"], *data["changed"], *data["generators"]]
         if not all(0 <= index < len(nodes) for index in named):
             raise ValueError("an input is no node")
         return GuardSet(
             nodes, data["inputs"], data["state"], data["packages"], data["names"], data["groups"],
-            held_nodes=data["held"], changed=data["changed"],
+            held_nodes=data["held"], changed=data["changed"], generators=data["generators"],
         )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def _top(guards: GuardSet, places: list[str], index: int) -> bool:
 
 
 def _weakly_held(value: Any, check: str) -> bool:
-    if check not in ("type", "is"):
+    if check not in ("type", "is", "rng"):
         return False
     try:
         weakref.ref(value)

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import private
+from tracejit.runtime import generators, private
 from tracejit.runtime.externs import fastest
 from tracejit.runtime.hugepages import on_huge_pages
 from tracejit.runtime.reasons import Reason
 
-Tensors = tuple[torch.Tensor, ...]
+Tensors = tuple[torch.Tensor, ...]  # of inputs, generators may follow
 Run = Callable[[Tensors], Tensors]
 
 
@@ -75,7 +75,7 @@ def load(
         run: Run = space["run"]
         if devices:
             run = _on_device(run)
-        return _keeping_random_state(run, devices) if manifest["draws"] else run
+        return _keeping_random_state(run, manifest) if manifest["draws"] else run
 
     @functools.cache
     def profiled() -> Run:
@@ -140,6 +140,8 @@ def _constant(kind: str, value: str) -> Any:
         return TORCH[value]
     if kind == "device":
         return torch.device(value)
+    if kind == "generator":
+        return generators.default_of(value)
     found = getattr(torch, value)
     if not isinstance(found, (torch.layout, torch.memory_format)):
         raise ValueError(f"torch.{value} is no layout or memory format")
@@ -181,7 +183,9 @@ def _on_device(run: Run) -> Run:
     """Run with the inputs' device as the current one: allocation and launches go there."""
 
     def guarded(inputs: Tensors) -> Tensors:
-        index = next((t.get_device() for t in inputs if not t.is_cpu), -1)
+        index = next(
+            (t.get_device() for t in inputs if isinstance(t, torch.Tensor) and not t.is_cpu), -1
+        )
         if index < 0 or index == torch.cuda.current_device():
             return run(inputs)
         with torch.cuda.device(index):
@@ -190,20 +194,18 @@ def _on_device(run: Run) -> Run:
     return guarded
 
 
-def _keeping_random_state(run: Run, cuda: bool) -> Run:
+def _keeping_random_state(run: Run, manifest: Mapping[str, Any]) -> Run:
     """Put the generators back to where the call began if the plan is left, or fails, after it drew:
     the call then runs eagerly from its start."""
+    tensors, defaults = manifest["inputs"], set(manifest["defaults"])
 
-    def kept(inputs: Tensors) -> Tensors:
-        cpu = torch.get_rng_state()
-        devices = {t.get_device() for t in inputs if t.is_cuda} if cuda else set()
-        states = {index: torch.cuda.get_rng_state(index) for index in devices}
+    def kept(inputs: Any) -> Tensors:
+        devices = {str(t.device) for t in inputs[:tensors] if t.is_cuda} | defaults
+        states = generators.states(inputs[tensors:], sorted(devices))
         try:
             return run(inputs)
         except Exception:
-            torch.set_rng_state(cpu)
-            for index, state in states.items():
-                torch.cuda.set_rng_state(state, index)
+            generators.restore(states)
             raise
 
     return kept
@@ -325,4 +327,5 @@ HELPERS: dict[str, Any] = {
     "check_index": check_index,
     "inf": math.inf,
     "nan": math.nan,
+    "generator": torch.Generator,
 }

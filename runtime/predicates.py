@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, decode, encode, is_constant, name_of, same
 from tracejit.runtime.identity import code_digest
 from tracejit.runtime.origins import is_user_code
@@ -105,6 +106,12 @@ def _tensor(value: Any, expected: Any, values: list[Any]) -> bool:
     return alike and tensor_meta(value) == expected
 
 
+def _rng(value: Any, expected: Any, values: list[Any]) -> bool:
+    """A random generator of a device, not the CPU's default one."""
+    mine = type(value) is torch.Generator and str(value.device) == expected
+    return mine and not private.is_default(value)
+
+
 PREDICATES: dict[str, Predicate] = {
     "any": lambda value, expected, values: value is not MISSING,
     "exists": lambda value, expected, values: value is not MISSING,  # a place that will be written
@@ -122,6 +129,7 @@ PREDICATES: dict[str, Predicate] = {
     "kwargs": _kwargs,
     "length": lambda value, expected, values: len(value) == expected,
     "generator": lambda value, expected, values: value is torch.default_generator,
+    "rng": _rng,
     "empty": lambda value, expected, values: value is not MISSING and not value,
     "tensor": _tensor,
     "memory": lambda value, expected, values: value is not MISSING,
@@ -181,6 +189,8 @@ def _expected_words(check: str, expected: Any) -> str:
         return check
     if check == "generator":
         return "torch's default generator"
+    if check == "rng":
+        return f"a random generator of {expected}"
     name = expected[0] if isinstance(expected, list) else expected
     present = check in ("any", "exists", "memory")
     return "present" if present else str(name).removeprefix("builtins:")

@@ -429,14 +429,18 @@ def without_modes() -> Any:
     return found() if found is not None else contextlib.nullcontext()
 
 
-def is_default(generator: torch.Generator) -> bool:
-    """Whether this is the CPU's default generator, by `torch.Generator._cdata` (torch 1.9 … 2.13):
-    C++ hands it to Python as one object or another.
+def generator_key(generator: torch.Generator) -> int:
+    """`torch.Generator._cdata` (torch 1.9 … 2.13): which generator it is. C++ hands one to
+    Python as one object or another.
 
-    Without it: a call that is given the default generator by name runs eagerly.
+    Without it: a call that is given a generator runs eagerly.
     """
-    one, other = (getattr(each, "_cdata", each) for each in (generator, torch.default_generator))
-    return bool(one == other)
+    return int(getattr(generator, "_cdata", id(generator)))
+
+
+def is_default(generator: torch.Generator) -> bool:
+    """Whether this is the CPU's default generator."""
+    return generator_key(generator) == generator_key(torch.default_generator)
 
 
 def dispatch_mode() -> Any:

@@ -113,6 +113,7 @@ _SENTENCES: dict[str, Callable[[str, Any], str]] = {
     "length": lambda path, expected: f"{path} has length {expected}",
     "empty": lambda path, expected: f"{path} is empty",
     "generator": lambda path, expected: f"{path} is torch's default generator",
+    "rng": lambda path, expected: f"{path} is a random generator of {expected}",
     "tensor": tensor,
     "is": lambda path, expected: f"{path} is the very object that was there ({_a(expected)})",
 }

@@ -78,7 +78,7 @@ drawing(
 )
 
 
-@case(R, "generators passed in", eager="random")
+@case(R, "generators passed in")
 def _(c: Wrap) -> Iterator[Any]:
     f = c(lambda x, g: x + torch.rand(3, generator=g) * torch.randn(3, generator=g))
     g = torch.Generator().manual_seed(3)
@@ -92,7 +92,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(t(3), h), f(t(3), g), f(t(3), torch.default_generator), f(t(3), None)
 
 
-@case(R, "manual_seed inside", eager="random")
+@case(R, "manual_seed inside")
 def _(c: Wrap) -> Iterator[Any]:
     def f(x: Any, seed: int) -> Any:
         before = torch.rand(2)
@@ -122,7 +122,7 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(x), torch.initial_seed()
 
 
-@case(R, "fork_rng inside", eager="random")
+@case(R, "fork_rng inside")
 def _(c: Wrap) -> Iterator[Any]:
     def f(x: Any) -> Any:
         with torch.random.fork_rng(devices=[]):

@@ -364,10 +364,18 @@ def test_conjugated_and_negated_views_are_values() -> None:
     check(fn, x46)
 
 
-def test_seeding_inside_the_call_is_refused() -> None:
+def test_seeding_inside_the_call() -> None:
     def fn(x: torch.Tensor) -> Any:
         torch.manual_seed(7)
         return torch.rand(6) + x
+
+    check(fn, x46)
+
+
+def test_a_random_seed_inside_the_call_is_refused() -> None:
+    def fn(x: torch.Tensor) -> Any:
+        torch.default_generator.seed()
+        return x + 1
 
     assert refused(fn, x46).startswith("random")
 

@@ -23,7 +23,7 @@ from tracejit.fuse.program import (
 )
 from tracejit.fuse.reference import run as run_nest
 from tracejit.ir.dtypes import TORCH
-from tracejit.ir.execute import Left, call, values_of
+from tracejit.ir.execute import Left, call, random, values_of
 
 
 def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -32,7 +32,7 @@ def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.
 
     Raises Left where a plan would leave.
     """
-    env: dict[str, torch.Tensor] = {s.name: t for s, t in zip(program.inputs, inputs, strict=True)}
+    env: dict[Any, Any] = {s.name: t for s, t in zip(program.inputs, inputs, strict=True)}
     for step in program.steps:
         if isinstance(step, RunKernel):
             env.update({s.name: allocate(s) for s in step.outs})
@@ -66,9 +66,9 @@ def allocate(slot: Slot) -> torch.Tensor:
     return torch.empty_strided(slot.sizes, slot.strides, dtype=TORCH[slot.dtype])
 
 
-def _extern(step: RunExtern, env: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    args = _filled(step.args, env)
-    kwargs = {k: _filled(v, env) for k, v in step.kwargs.items()}
+def _extern(step: RunExtern, env: dict[Any, Any]) -> dict[str, torch.Tensor]:
+    args = [random(_filled(a, env), env) for a in step.args]
+    kwargs = {k: random(_filled(v, env), env) for k, v in step.kwargs.items()}
     tensors = [t for t in values_of(call(step.op, args, kwargs)) if t is not None]
     return {s.name: t for s, t in zip(step.outs, tensors, strict=True)}
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from tracejit.ir.dtypes import NAME
-from tracejit.ir.graph import Arg, Graph, Node, Value, map_values, values_in
-from tracejit.runtime import externs
+from tracejit.ir.graph import Arg, Graph, Node, Rng, Value, map_values, values_in
+from tracejit.runtime import externs, generators
 
 
 class Left(Exception):
@@ -22,14 +22,15 @@ class Disagrees(Exception):
 
 
 def execute(
-    graph: Graph, inputs: Sequence[torch.Tensor]
+    graph: Graph, inputs: Sequence[torch.Tensor], generators: Sequence[torch.Generator] = ()
 ) -> tuple[list[torch.Tensor], dict[int, torch.Tensor]]:
     """The outputs, and for each written input (by position) the values it gets; nothing is written.
 
     Each result has the strides that the graph says and shares memory with no input and no other
     result. Raises Left where a plan would leave, and Disagrees where dtype or sizes are others.
     """
-    env = dict(zip(graph.inputs, inputs, strict=True))
+    env: dict[Any, Any] = dict(zip(graph.inputs, inputs, strict=True))
+    env.update((Rng("input", n, str(g.device)), g) for n, g in enumerate(generators))
     last = _last_uses(graph)
     device = inputs[0].device.type if inputs else "cpu"
     with torch.no_grad(), torch.autocast(device, enabled=False):
@@ -44,16 +45,27 @@ def execute(
     return outputs, writes
 
 
-def run_node(node: Node, env: Mapping[Value, torch.Tensor]) -> list[torch.Tensor]:
+def run_node(node: Node, env: dict[Any, Any]) -> list[torch.Tensor]:
     """The tensors that one operation gives, checked against its recorded dtypes and sizes."""
-    args = map_values(node.args, env.__getitem__)
-    kwargs = {k: map_values(v, env.__getitem__) for k, v in node.kwargs.items()}
+    args = [random(map_values(a, env.__getitem__), env) for a in node.args]
+    kwargs = {k: random(map_values(v, env.__getitem__), env) for k, v in node.kwargs.items()}
     tensors = [t for t in values_of(call(node.op, args, kwargs)) if t is not None]
     for value, tensor in zip(node.outputs, tensors, strict=True):
         if sized_by_data(node.op) and tuple(tensor.shape) != value.sizes:
             raise Left(f"{node.op} gave {tuple(tensor.shape)}, recorded was {value.sizes}")
         _check(node, value, tensor)
     return tensors
+
+
+def random(arg: Any, env: dict[Any, Any]) -> Any:
+    """The generator in `env` that an argument stands for, made if there is none; other arguments as
+    they are."""
+    if not isinstance(arg, Rng):
+        return arg
+    if arg not in env:
+        default = arg.kind == "default"
+        env[arg] = generators.default_of(arg.device) if default else torch.Generator(arg.device)
+    return env[arg]
 
 
 def call(op: str, args: Sequence[Arg], kwargs: Mapping[str, Arg]) -> Any:
@@ -83,8 +95,11 @@ def sized_by_data(op: str) -> bool:
 
 @cache
 def draws(op: str) -> bool:
-    """Whether an op draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(function(op), "tags", ())
+    """Whether an op draws random numbers, or has to do with the state of a generator in another
+    way."""
+    return op in generators.CALLS or torch.Tag.nondeterministic_seeded in getattr(
+        function(op), "tags", ()
+    )
 
 
 def expect(value: torch.Tensor, number: bool | int | float) -> None:

@@ -87,6 +87,16 @@ class Node:
         return value
 
 
+@dataclass(frozen=True)
+class Rng:
+    """A random generator as an argument: the `key`-th that the call is given (kind "input"), the
+    `key`-th that it makes, or the default one, both of a device."""
+
+    kind: str
+    key: int = 0
+    device: str = "cpu"
+
+
 @dataclass(eq=False)
 class Graph:
     """Inputs, nodes in topological order, outputs, and writes: (input, its new value) pairs done at

@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from tracejit.ir.graph import Arg, Graph, Node, Origin, Size, Value, contiguous_strides
+from tracejit.ir.graph import Arg, Graph, Node, Origin, Rng, Size, Value, contiguous_strides
 
 WIDTH = 100
 INDENT = "    "
 # Words that mean something in the text, so that a value called so is written value['inf'].
 RESERVED = frozenset(
-    {"inf", "nan", "torch", "complex", "value", "write", "together", *keyword.kwlist}
+    {"inf", "nan", "torch", "complex", "rng", "value", "write", "together", *keyword.kwlist}
 )
 TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[(\[)\],=]""")
 
@@ -103,6 +103,8 @@ def show_arg(arg: Arg) -> str:
         return str(arg)
     if isinstance(arg, torch.device):
         return f"torch.device({str(arg)!r})"
+    if isinstance(arg, Rng):
+        return f"rng({arg.kind!r}, {arg.key}, {arg.device!r})"
     if hasattr(arg, "free_symbols"):
         return str(arg)
     raise TypeError(f"an argument of type {type(arg).__name__} has no place in a graph: {arg!r}")
@@ -233,6 +235,8 @@ def _call(reader: _Reader, tree: Any) -> Arg:
         return complex(*arguments)
     if name == "torch.device":
         return torch.device(*arguments)
+    if name == "rng":
+        return Rng(*arguments)
     return getattr(_sympy(), name)(*arguments)
 
 

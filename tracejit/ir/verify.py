@@ -8,7 +8,7 @@ import torch
 
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.execute import OWN, function
-from tracejit.ir.graph import Arg, Graph, Node, Value
+from tracejit.ir.graph import Arg, Graph, Node, Rng, Value
 from tracejit.ir.rewrite import describe, metas_of
 from tracejit.ops.table import OPS, DataDependent
 
@@ -24,6 +24,7 @@ PLAIN = (
     torch.device,
     torch.memory_format,
     torch.layout,
+    Rng,
 )
 
 

@@ -94,6 +94,7 @@ class Conclusion:
             refs,
             [numbers[i] for i in recording.held],
             [numbers[i] for i in recording.changed],
+            [numbers[self.tree.known[id(each)]] for each in recording.generators],
         )
         guards.check = guards.compile(self.observer.fn)
         return guards

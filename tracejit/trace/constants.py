@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from tracejit.ir.dtypes import NAME
 from tracejit.runtime import private
+from tracejit.trace.frames import named
+from tracejit.trace.generators import METHODS
 from tracejit.trace.recording import Refused
 
 MAKERS = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "new_tensor"})
@@ -37,7 +39,9 @@ ESCAPES: dict[str, tuple[str, str]] = {
         ("tensor", "{} gives a tensor's memory to Python"),
     ),
     **dict.fromkeys(
-        ("manual_seed", "seed", "set_state"), ("random", "{} of a generator is called")
+        ("seed", "initial_seed", "clone_state", "get_offset", "set_offset")
+        + ("graphsafe_get_state", "graphsafe_set_state"),
+        ("random", "{} of a generator is called"),
     ),
     **dict.fromkeys(
         ("requires_grad_", "retain_grad", "run_backward"), ("autograd", "{} is called")
@@ -49,7 +53,7 @@ ASIDE: dict[str, Callable[..., bool]] = {
     "linear": lambda x, weight, bias=None: _mixed(x, bias),
     "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous(),
 }
-WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES})
+WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES, *METHODS})
 _PARAMETER = torch.nn.Parameter.__new__.__code__
 LARGEST = 4096  # elements of a constant that is kept in the graph
 
@@ -67,9 +71,13 @@ class Watch(TorchFunctionMode):
         listed: Callable[[torch.Tensor], None],
         inside: Callable[[torch.Tensor], bool],
         adopt: Callable[[torch.Tensor, torch.Tensor], None],
+        state: Callable[[str, torch.Generator, FrameType], None],
+        stated: Callable[[bool], None],
     ) -> None:
         super().__init__()
         self.adopt = adopt  # told of a parameter, and what it was made of: no call shows it
+        self.state, self.stated = state, stated  # told of a generator's method, and of its end
+        self.waiting = False  # for the end of one
         self.inside = inside  # whether the call made a tensor
         self.listed = listed  # told of a tensor whose numbers Python is about to get
         self.plain = False
@@ -100,6 +108,11 @@ class Watch(TorchFunctionMode):
         owner = getattr(function, "__self__", None)
         tensor = owner if isinstance(owner, torch.Tensor) else None
         escape = ESCAPES.get(name)
+        if name in METHODS:
+            if isinstance(owner, torch.Generator):
+                self.waiting = True
+                self.state(name, owner, frame)
+            return
         if name == "requires_grad_" and tensor is not None and self.inside(tensor):
             return  # a property of what the call made
         if name == "run_backward" and _only_gives_gradients(frame):
@@ -120,9 +133,12 @@ class Watch(TorchFunctionMode):
         if isinstance(made, torch.Tensor) and isinstance(data, torch.Tensor):
             self.adopt(made, data)
 
-    def returned(self) -> None:
+    def returned(self, failed: bool = False) -> None:
         """The watched call is over."""
-        if self.active:
+        if self.waiting:
+            self.waiting = False
+            self.stated(failed)
+        elif self.active:
             self.active -= 1
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
@@ -147,12 +163,12 @@ def watching(watch: Watch) -> Iterator[None]:
             if arg.__name__ in names and frame.f_code is not ours and sys.getprofile() is hook:
                 watch.called(arg, frame)
         elif (
-            watch.active
+            (watch.active or watch.waiting)
             and event in ("c_return", "c_exception")
             and arg.__name__ in names
             and frame.f_code is not ours
         ):
-            watch.returned()
+            watch.returned(event == "c_exception")
         elif event == "return" and frame.f_code is _PARAMETER and sys.getprofile() is hook:
             watch.parameter(arg, frame)
 
@@ -225,7 +241,7 @@ def listed(frame: FrameType, tensor: torch.Tensor) -> bool:
         elif step.opname == "LOAD_CONST":
             found.append(step.argval)
         elif step.opname.startswith("LOAD_"):
-            found.append(_named(frame, steps, k))
+            found.append(named(frame, steps, k))
     data = tensor.flatten().tolist()
     return any(_numbers(value) == data for value in found)
 
@@ -241,18 +257,6 @@ def _steps_of_line(frame: FrameType) -> list[dis.Instruction]:
         and any(start <= step.offset < end for start, end in spans)
         and step.opname not in ("CACHE", "EXTENDED_ARG", "PUSH_NULL", "NOP")
     ]
-
-
-def _named(frame: FrameType, steps: list[dis.Instruction], k: int) -> Any:
-    """What the variable, or the attributes in a row of one, that instruction `k` loads holds."""
-    chain: list[str] = []
-    while steps[k].opname in ("LOAD_ATTR", "LOAD_METHOD") and k > 0:
-        chain.insert(0, steps[k].argval)
-        k -= 1
-    value = frame.f_locals.get(steps[k].argval, frame.f_globals.get(steps[k].argval))
-    for name in chain:
-        value = getattr(value, "__dict__", {}).get(name)
-    return value
 
 
 def _numbers(value: Any) -> list[Any] | None:

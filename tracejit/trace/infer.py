@@ -12,7 +12,7 @@ import torch
 
 import tracejit.ops  # noqa: F401  (registers the rows)
 from tracejit.ir.dtypes import NAME, TORCH
-from tracejit.ir.graph import Arg, Value, contiguous_strides, map_values, values_in
+from tracejit.ir.graph import Arg, Rng, Value, contiguous_strides, map_values, values_in
 from tracejit.ops.promote import broadcast_all
 from tracejit.ops.strides import dense
 from tracejit.ops.table import OPS, Kind
@@ -32,6 +32,7 @@ def infer(op: str, args: tuple[Arg, ...], kwargs: Kwargs) -> tuple[Meta, ...]:
     Raises Refused if that cannot be told without running it, and RuntimeError where the op itself
     would (a `view` of strides that do not allow it).
     """
+    kwargs = {k: v for k, v in kwargs.items() if not isinstance(v, Rng)}  # that changes no look
     key = _key((op, args, tuple(kwargs.items())))
     found = _KNOWN.get(key)
     if found is None:

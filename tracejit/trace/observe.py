@@ -390,6 +390,11 @@ class Observer:
         """Objects that were there before the call: their nodes by id."""
         return Conclusion(self).reached()
 
+    def holds(self, value: Any) -> int:
+        """How often an object is held here."""
+        there = sum(held is value for held in self.tree.values)
+        return there + any(held is value for held, _ in self.tree.generators.values())
+
     def finish(self, recording: Recording) -> GuardSet | Reason:
         """The guards of the call that was recorded, or why it cannot be guarded. To be called
         once."""

@@ -205,6 +205,8 @@ class _Encoder:
         if constants.is_constant(item):
             return {"const": constants.encode(item)}
         kind = type(item)
+        if kind is torch.Generator and private.is_default(item):  # torch.manual_seed returns it
+            return {"global": "torch:default_generator"}
         if kind is not tuple and not isinstance(item, type) and not _is_function(item):
             if id(item) in self.reached:
                 return {"held": self._hold(self.reached[id(item)])}

@@ -83,8 +83,14 @@ _SPECIAL: dict[tuple[str, str], int] = {
     ("re/__init__.py", "_compile"): MUTE,
     ("dataclasses.py", "fields"): MUTE,
     ("torch/_jit_internal.py", ""): MUTE,
-    ("torch/random.py", ""): RANDOM,  # seeds, and states of generators
-    ("torch/cuda/random.py", ""): RANDOM,
+    ("torch/random.py", "manual_seed"): MUTE,  # what it does the recorder knows
+    **{
+        (f"torch/{module}random.py", name): RANDOM  # seeds that are not known, or wait for a device
+        for module in ("", "cuda/")
+        for name in ("seed", "seed_all", "initial_seed")
+    },
+    ("torch/cuda/random.py", "manual_seed"): RANDOM,
+    ("torch/cuda/random.py", "manual_seed_all"): RANDOM,
 }
 
 

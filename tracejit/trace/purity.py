@@ -247,8 +247,8 @@ def _judge_method(owner: Any, name: str) -> str | None:
         return None
     if isinstance(owner, contextvars.ContextVar):
         return None  # its value is guarded and compared by the observer
-    if kind.__module__ == "torch._C" and kind.__name__ != "Generator":
-        return None  # of run_backward the recorder decides (trace.constants)
+    if kind.__module__ == "torch._C":
+        return None  # of run_backward, and methods of generators, the recorder decides
     if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "dtype"):
         return f"numpy.ndarray.{name}" if name in ("tofile", "dump") else None
     full = f"{kind.__module__}.{kind.__qualname__}.{name}"

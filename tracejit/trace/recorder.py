@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.constants import Watch, watching
+from tracejit.trace.generators import Generators
 from tracejit.trace.meta import tensors_in, without_values
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
@@ -50,7 +52,7 @@ def record(
     hooked = foreign_profiler()
     if hooked is not None:
         return fn(*args, **kwargs), Recording(refused=hooked)
-    recorder = Recorder(fn, args, kwargs)
+    recorder = Recorder(fn, args, kwargs, observer)
     try:
         with recorder.running(observer):
             result = fn(*args, **kwargs)
@@ -64,13 +66,21 @@ def record(
 class Recorder(Mode):  # type: ignore[misc]
     """The state of one recording. `refused` is set once, and nothing is recorded after that."""
 
-    def __init__(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
+    ) -> None:
         super().__init__()
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
-        self.watch = Watch(self.refuse, self.listed, self.inside, self.adopt)
-        self.steps = Steps(self.graph, self.storages, self.origins.here, self.watch)
+        before = {} if observer is None else observer.tree.generators
+        self.generators = Generators(self.graph, self.storages, self.origins.here, before)
+        self.watch = Watch(
+            self.refuse, self.listed, self.inside, self.adopt, self.state, self.stated
+        )
+        self.steps = Steps(
+            self.graph, self.storages, self.origins.here, self.watch, self.generators
+        )
         self.refused: Reason | None = None
         self.calls = 0
         self.aside = False  # what torch is asked now is none of the call's
@@ -95,19 +105,27 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def listed(self, tensor: torch.Tensor) -> None:
         """Python is about to get a tensor's numbers."""
-        self._note(lambda: self.steps.listed(tensor))
+        self._apart(self.steps.listed, tensor)
 
     def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
         """Python made a parameter of a tensor."""
         if _where(data):
-            self._note(lambda: self.storages.adopt(made, data))
+            self._apart(self.storages.adopt, made, data)
 
-    def _note(self, work: Callable[[], None]) -> None:
-        """What no call shows."""
+    def state(self, name: str, generator: torch.Generator, frame: FrameType) -> None:
+        """A method of a generator's is about to run that takes or changes its state."""
+        self._apart(self.generators.called, name, generator, frame)
+
+    def stated(self, failed: bool) -> None:
+        """That method is over."""
+        self._apart(self.generators.returned, failed)
+
+    def _apart(self, work: Callable[..., None], *given: Any) -> None:
+        """Work of ours between calls: what torch is asked meanwhile is not recorded."""
         if self.refused is None:
             self.aside = True
             try:
-                work()
+                work(*given)
             except Exception as error:
                 self._failed(error)
             finally:
@@ -159,6 +177,7 @@ class Recorder(Mode):  # type: ignore[misc]
             raise
         if self.refused is None:
             self._advance(step, result)
+            self._apart(self.generators.settle)
         return result
 
     def _viewable(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -169,7 +188,7 @@ class Recorder(Mode):  # type: ignore[misc]
         number = args[0]
         tensor = torch.scalar_tensor(number, dtype=WRAPPED[type(number)])
         if not self.aside:
-            self._note(lambda: self.steps.number(tensor, number))
+            self._apart(self.steps.number, tensor, number)
         return (tensor, *args[1:])
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -200,7 +219,7 @@ class Recorder(Mode):  # type: ignore[misc]
         """Let go of the call's tensors now, not when the next collection breaks the cycles here."""
         self.storages.close()
         self.given.clear()
-        del self.watch, self.steps
+        del self.watch, self.steps, self.generators
 
     def finish(self, result: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
@@ -213,6 +232,7 @@ class Recorder(Mode):  # type: ignore[misc]
                 else:
                     reached = {} if observer is None else observer.reached()
                     made = encode(result, changes, reached, self.storages, self.outside)
+                    given = self._generators(observer, reached)
                     self._check_given()
                     self._write_back()
             except Exception as error:
@@ -231,7 +251,15 @@ class Recorder(Mode):  # type: ignore[misc]
             made.held,
             sorted({change.node for change in changes}),
             calls=self.calls,
+            generators=given,
         )
+
+    def _generators(self, observer: Any, reached: dict[int, int]) -> list[torch.Generator]:
+        """The generators that the call was given."""
+        if observer is None:
+            return self.generators.finish((), lambda _: 0)
+        there = [each for each, _ in observer.tree.generators.values() if id(each) in reached]
+        return self.generators.finish(there, observer.holds)
 
     def _check_given(self) -> None:
         """No tensor that the call was given lies in other memory than before (`x.data = …`)."""

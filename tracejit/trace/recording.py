@@ -41,8 +41,9 @@ class Recording:
     sources: the tensors that became `graph.inputs`, in the same order. lazy: those that are the
     memory of a lazily conjugated or negated tensor, and of which. moduli: those of which it counts
     where they begin in their memory, modulo how many elements. spans: those that the recorder made
-    of others, by their places. outputs: how the return
-    value is built from inputs and graph outputs, and what is changed (see trace.outputs); JSON.
+    of others, by their places. generators: those of random numbers that the program is given after
+    them, in the order of their numbers. outputs: how the return value is built from inputs and
+    graph outputs, and what is changed (see trace.outputs); JSON.
     held, changed: the observer's nodes of objects that it names, and of those that it changes.
     refused: why this call can only run eagerly; its result is right all the same. Then graph is
     None. calls: ATen calls that ran. seconds: what the call took, recording included.
@@ -59,6 +60,7 @@ class Recording:
     refused: Reason | None = None
     calls: int = 0
     seconds: float = 0.0
+    generators: list[torch.Generator] = field(default_factory=list)
 
     @property
     def writes(self) -> bool:

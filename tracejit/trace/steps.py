@@ -20,11 +20,11 @@ from tracejit.ir.dtypes import COMPLEX, FLOATS, TORCH
 from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
-from tracejit.runtime import private
 from tracejit.trace import overlaps
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
 from tracejit.trace.constants import Watch, contents, from_subscript, listed
 from tracejit.trace.descent import described
+from tracejit.trace.generators import Generators
 from tracejit.trace.infer import Meta
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
@@ -60,10 +60,16 @@ class Steps:
     """The steps of one recording: they read and write its storages and add to its graph."""
 
     def __init__(
-        self, graph: Graph, storages: Storages, origin: Callable[[], Origin], watch: Watch
+        self,
+        graph: Graph,
+        storages: Storages,
+        origin: Callable[[], Origin],
+        watch: Watch,
+        generators: Generators,
     ) -> None:
         self.graph, self.storages, self.origin, self.watch = graph, storages, origin, watch
         self.default = torch.get_default_dtype()  # as it will be when the plan runs
+        self.generators = generators
 
     def of(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """The step of one call."""
@@ -82,9 +88,7 @@ class Steps:
         if isinstance(tree, (list, tuple)):
             return tuple([self.values(item) for item in tree])
         if kind is torch.Generator:
-            if private.is_default(tree):
-                return None  # whom a call draws from that names none; the guards say so too
-            raise Refused("random", "random numbers are drawn from a generator of the caller's own")
+            return self.generators.argument(tree)
         raise Refused("op", f"an argument of type {kind.__name__}")
 
     def call(self, name: str, args: Any, kwargs: dict[str, Any]) -> Call:

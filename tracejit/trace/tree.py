@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, encode, is_constant, name_of
 from tracejit.runtime.guards import Node
 from tracejit.runtime.origins import is_user_code
@@ -48,6 +49,8 @@ def predicate_of(value: Any) -> tuple[str, Any]:
         return "pymodule", value.__name__
     if value is torch.default_generator:
         return "generator", None
+    if type(value) is torch.Generator and not private.is_default(value):
+        return "rng", str(value.device)
     if isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
         return "container", container_meta(value)
     if isinstance(value, _C_FUNCTIONS):
@@ -64,6 +67,8 @@ class Tree:
         self.edges: dict[Edge, int] = {}
         self.known: dict[int, int] = {}  # id of a reached object -> its node
         self.pointers: dict[int, int] = {}  # node of a tensor -> where its data was
+        # Random generators and their states when they were reached, by their keys.
+        self.generators: dict[int, tuple[torch.Generator, torch.Tensor]] = {}
 
     def add(self, node: Node, value: Any) -> int:
         """Append a node, whatever it is."""
@@ -74,6 +79,8 @@ class Tree:
             self.known[id(value)] = index
         if node.check == "tensor" and value.layout is torch.strided:
             self.pointers[index] = value.data_ptr()
+        elif node.check == "rng":
+            self.generators.setdefault(private.generator_key(value), (value, value.get_state()))
         return index
 
     def child(
