@@ -61,6 +61,13 @@ def views(x: Any) -> Any:
     return x, half, x.conj(), half.conj(), x.imag, x.real.t(), torch._neg_view(x), x.resolve_conj()
 
 
+def constants_written(x: Any) -> Any:
+    x[0] = 1
+    x[1, 1:] = 2 - 3.25j
+    x.conj()[2] = 0.5j
+    return x * torch.tensor(1e3 + 2j)
+
+
 def of_computed(x: Any) -> Any:
     y = x * 2
     return y, y.conj(), y.conj().imag, y[1:].conj(), (x + 1).conj(), (x + 2).conj().imag, y.mH
@@ -87,7 +94,8 @@ def conjugate_written(x: Any) -> Any:
 
 @pytest.mark.parametrize("kind", LAZY)
 @pytest.mark.parametrize(
-    "function", [read, views, of_computed, written, parts_written, conjugate_written]
+    "function",
+    [read, views, of_computed, written, constants_written, parts_written, conjugate_written],
 )
 def test_complex_input(function: Any, kind: str) -> None:
     others = [make for name, make in LAZY.items() if name != kind]

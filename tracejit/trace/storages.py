@@ -176,7 +176,9 @@ class Storages:
         """The alias of a tensor that reads its memory with these bits."""
         for bit, op in LAZY.items():
             if bits & bit:
-                root = replace(root, parent=root, op=op, lazy=root.lazy | bit, value=None)
+                made = replace(root, parent=root, op=op, value=None, origin=self.origin())
+                made.lazy |= bit
+                root = made
         return root
 
     def number(self, tensor: torch.Tensor) -> int:
