@@ -43,15 +43,20 @@ def view(base: torch.Tensor, sizes: Places, strides: Places, offset: int) -> tor
 
 
 def retyped(
-    base: torch.Tensor, sizes: Places, strides: Places, offset: int, dtype: torch.dtype
+    base: torch.Tensor, sizes: Places, strides: Places, offset: int, dtype: torch.dtype, pairs: bool
 ) -> torch.Tensor:
-    """A view of `base` as another dtype, `offset` bytes into it."""
+    """A view of `base` as another dtype, `offset` bytes into it. `pairs`: of complex numbers as
+    pairs or of pairs as complex numbers, which in inference mode is another kind of view."""
     width, new = base.element_size(), dtype.itemsize
     start, odd = divmod(int(base.storage_offset()) * width + offset, new)
     if odd:
         raise AssertionError(f"a view of {dtype} that begins between two elements")
-    count = base.untyped_storage().nbytes() // max(width, new) * max(width, new) // width
-    whole = torch.as_strided(base, (count,), (1,), 0).view(dtype)
+    count = base.untyped_storage().nbytes() // max(width, new)
+    if pairs and dtype.is_complex:
+        whole = torch.view_as_complex(torch.as_strided(base, (count, 2), (2, 1), 0))
+    else:
+        whole = torch.as_strided(base, (count * max(width, new) // width,), (1,), 0)
+        whole = torch.view_as_real(whole) if pairs else whole.view(dtype)
     return torch.as_strided(whole, sizes, strides, start)
 
 

@@ -14,7 +14,8 @@ Containers: {"list": […]}, {"tuple": […]}, {"dict": [[key, value], …]}, {"
 a dataclass) and {"pytree": name, "context", "children"} for a class registered with torch's pytree.
 Equal tensor leaves are one object; `nth` tells apart several tensors that look the same. Further
 fields of "out", "view" and "input_view" (runtime.leaves):
-    "dtype": name                           a view as this dtype, `offset` bytes into the base
+    "dtype": name, "pairs": bool            a view as this dtype, `offset` bytes into the base;
+                                            pairs and complex numbers may be one another
     "lazy": bits                            conjugated or negated as it is read
     "apart": true                           autograd does not lead to what it is a view of
     "made": [requires_grad, is a parameter, [[name, value], …]]     a leaf of autograd
@@ -125,8 +126,11 @@ class _Writer:
         if "sizes" in tree:
             sizes, strides = (tuple(map(int, tree[which])) for which in ("sizes", "strides"))
             place = f"{text}, {sizes}, {strides}, {int(tree['offset'])}"
-            dtype = self.bind(_dtype(tree["dtype"])) if "dtype" in tree else ""
-            text = f"retyped({place}, {dtype})" if dtype else f"view({place})"
+            if "dtype" in tree:
+                dtype = self.bind(_dtype(tree["dtype"]))
+                text = f"retyped({place}, {dtype}, {bool(tree['pairs'])})"
+            else:
+                text = f"view({place})"
         if "lazy" in tree:
             text = f"lazily({text}, {int(tree['lazy'])})"
         if "made" in tree:

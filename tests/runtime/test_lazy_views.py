@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 
 import tracejit
 from tests.executors import BACKEND
-from tests.semantics.cases import called
+from tests.semantics.cases import attempt, called
 from tests.semantics.support import compare, difference
 from tracejit.api import dispatcher_of
 from tracejit.runtime.leaves import lazily, lazy_bits, physical, retyped
@@ -61,6 +61,13 @@ def views(x: Any) -> Any:
     return x, half, x.conj(), half.conj(), x.imag, x.real.t(), torch._neg_view(x), x.resolve_conj()
 
 
+def constants_written(x: Any) -> Any:
+    x[0] = 1
+    x[1, 1:] = 2 - 3.25j
+    x.conj()[2] = 0.5j
+    return x * torch.tensor(1e3 + 2j)
+
+
 def of_computed(x: Any) -> Any:
     y = x * 2
     return y, y.conj(), y.conj().imag, y[1:].conj(), (x + 1).conj(), (x + 2).conj().imag, y.mH
@@ -87,7 +94,8 @@ def conjugate_written(x: Any) -> Any:
 
 @pytest.mark.parametrize("kind", LAZY)
 @pytest.mark.parametrize(
-    "function", [read, views, of_computed, written, parts_written, conjugate_written]
+    "function",
+    [read, views, of_computed, written, constants_written, parts_written, conjugate_written],
 )
 def test_complex_input(function: Any, kind: str) -> None:
     others = [make for name, make in LAZY.items() if name != kind]
@@ -250,6 +258,40 @@ def test_gradients_do_not_lead_to_views() -> None:
     assert compare(called(g, *lazy)) == set()
 
 
+def in_inference_mode(x: Any, z: Any) -> Any:
+    y = x * 2
+    pairs = torch.view_as_complex(x.view(2, 2))
+    return x.view(torch.int32), y.view(torch.int16), z[1:], z.conj().imag, z.imag, pairs, z
+
+
+def there_and_back(x: Any, z: Any) -> Any:
+    return x.view(torch.int32).view(torch.float32), z
+
+
+def both_written(x: Any, z: Any) -> Any:
+    z.mul_(2)
+    x.view(torch.int32).add_(1)
+    return z.imag, z.conj()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("function", [in_inference_mode, there_and_back, both_written])
+def test_modes(function: Any, inside: bool, mode: Any) -> None:
+    """In inference mode, some views of tensors from outside it are of it, and some are not."""
+
+    def program(c: Any) -> Any:
+        f = c(function)
+        for _ in range(4):
+            with torch.inference_mode(inside):
+                x, z = numbers(4), complexes(3).conj()
+            with mode():
+                yield attempt(f, x, z), x, z
+
+    other = inside != (mode is torch.inference_mode)
+    assert compare(program) == ({"output"} if other and function is there_and_back else set())
+
+
 def test_an_output_begins_its_memory() -> None:
     """A copy of a part of something is no view of all of it."""
     f = tracejit.compile(lambda x: (x * 2)[1:].clone(), backend=BACKEND, wait=True)
@@ -365,10 +407,22 @@ def test_memory_of_what_needs_gradients() -> None:
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.complex64])
 def test_retyped(dtype: torch.dtype) -> None:
     base = numbers(24)[4:20]
-    view = retyped(base, (2,), (1,), 8, dtype)
+    view = retyped(base, (2,), (1,), 8, dtype, False)
     assert torch.equal(view, base[2:].view(dtype)[:2])
     base.fill_(5)
     assert torch.equal(view, base[2:].view(dtype)[:2])
     if dtype.itemsize == 8:
         with pytest.raises(AssertionError):
-            retyped(base, (2,), (1,), 4, dtype)
+            retyped(base, (2,), (1,), 4, dtype, False)
+
+
+def test_retyped_pairs() -> None:
+    base = numbers(24)[4:20]
+    numbers_of_pairs = retyped(base, (3,), (2,), 8, C, True)
+    assert torch.equal(numbers_of_pairs, torch.view_as_complex(base[2:14].view(6, 2))[::2])
+    assert torch.equal(
+        retyped(numbers_of_pairs, (2, 3), (1, 2), -4, torch.float32, True), base[1:7].view(3, 2).T
+    )
+    empty = torch.zeros(0, dtype=C)
+    assert retyped(empty, (0, 2), (2, 1), 0, torch.float32, True).shape == (0, 2)
+    assert retyped(torch.zeros(0), (0,), (1,), 0, C, True).shape == (0,)

@@ -10,6 +10,7 @@ their arguments. It also notices where a tensor's data leaves torch (`tolist`, `
 from __future__ import annotations
 
 import dis
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -206,7 +207,7 @@ def is_plain(data: Any) -> bool:
     return data is None or type(data) in PLAIN
 
 
-PLAIN = frozenset({bool, int, float, torch.dtype, torch.device, str})
+PLAIN = frozenset({bool, int, float, complex, torch.dtype, torch.device, str})
 _SUBSCRIPTS = frozenset({"BINARY_SUBSCR", "STORE_SUBSCR"})
 _BYTES: dict[CodeType, bytes] = {}
 
@@ -269,11 +270,18 @@ def _numbers(value: Any) -> list[Any] | None:
     return None if None in parts else [n for part in parts for n in part or ()]
 
 
+def _spelled(number: Any) -> bool:
+    """Whether Python reads a complex number's text as that number: not with a zero below zero."""
+    parts = (number.real, number.imag)
+    return all(math.isfinite(p) and (p or math.copysign(1.0, p) > 0) for p in parts)
+
+
 def contents(tensor: torch.Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     """The op that makes a constant: `aten.full`, or `tj.constant(data, dtype, sizes)`. Raises
     Refused.
     """
-    if tensor.dtype not in NAME or tensor.is_complex() or tensor.numel() > LARGEST:
+    complex_list = tensor.is_complex() and bool(tensor.shape or not _spelled(tensor.item()))
+    if tensor.dtype not in NAME or complex_list or tensor.numel() > LARGEST:
         raise Refused("tensor", f"a constant of {tensor.numel()} elements of {tensor.dtype}")
     if not tensor.shape:
         return "aten.full", ((), tensor.item()), {"dtype": tensor.dtype}

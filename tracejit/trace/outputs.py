@@ -141,12 +141,7 @@ class _Encoder:
             raise Refused("output", "a result made in another inference mode than the call's")
         self.fresh += 1
         if alias.home.outside:
-            number = self.storages.inputs.index(alias.root)
-            leads = self.storages.sources[number].requires_grad and torch.is_grad_enabled()
-            apart = {"apart": True} if leads and not made else {}
-            return self._distinct(
-                {**_view("input_view", number, alias, alias.root), **apart, **made}
-            )
+            return self._distinct({**self._of_input(tensor, alias), **made})
         if alias.home not in self.out:
             base = self._base(alias)
             self.out[alias.home] = (self._output(base), base)
@@ -156,6 +151,19 @@ class _Encoder:
                 self.plain.add(number)
             return self._distinct({"out": number, **made})
         return self._distinct({**_view("view", number, alias, base), **made})
+
+    def _of_input(self, tensor: torch.Tensor, alias: Alias) -> Tree:
+        """The recipe of a view of an input."""
+        number = self.storages.inputs.index(alias.root)
+        source = self.storages.sources[number]
+        tree = _view("input_view", number, alias, alias.root)
+        # A view is of inference mode if its base is; one as another dtype, if it is made there.
+        here, bits = torch.is_inference_mode_enabled(), tree.get("pairs") is False
+        if tensor.is_inference() != (here if bits else source.is_inference()):
+            raise Refused("output", "a view that was made in another inference mode")
+        if source.requires_grad and torch.is_grad_enabled() and not tensor.requires_grad:
+            tree["apart"] = True  # a leaf that requires gradients is made apart
+        return tree
 
     def _base(self, alias: Alias) -> Alias:
         """What is computed: the alias itself if it is alone on its memory, else the root that all
@@ -273,8 +281,17 @@ def _view(kind: str, number: int, alias: Alias, base: Alias) -> Tree:
     else:
         starts = [each.offset * itemsize(each.dtype) for each in (alias, base)]
         name = str(TORCH[alias.dtype]).removeprefix("torch.")
-        tree.update(offset=starts[0] - starts[1], dtype=name)
+        tree.update(offset=starts[0] - starts[1], dtype=name, pairs=_as_pairs(alias))
     return {**tree, "lazy": alias.lazy} if alias.lazy else tree
+
+
+def _as_pairs(alias: Alias | None) -> bool:
+    """Whether only views of complex numbers as pairs, and back, led to another dtype."""
+    while alias is not None:
+        if alias.op == "aten.view_copy.dtype":
+            return False
+        alias = alias.parent
+    return True
 
 
 def _made(tensor: torch.Tensor) -> Tree:

@@ -194,8 +194,10 @@ class Storages:
         """The alias of a tensor that reads its memory with these bits."""
         for bit, op in LAZY.items():
             if bits & bit:
-                lazy = root.lazy | bit
-                root = replace(root, parent=root, op=op, lazy=lazy, value=None, given=False)
+                root = replace(
+                    root, parent=root, op=op, lazy=root.lazy | bit, value=None, given=False,
+                    origin=self.origin(),
+                )  # fmt: skip
         return root
 
     def number(self, tensor: torch.Tensor) -> int:
