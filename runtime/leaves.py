@@ -60,6 +60,14 @@ def retyped(
     return torch.as_strided(whole, sizes, strides, start)
 
 
+def inferring(tensor: torch.Tensor, inference: bool) -> torch.Tensor:
+    """A tensor on the same memory, as it is made in inference mode, or outside of it."""
+    with torch.inference_mode(inference):
+        found = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        place = tensor.storage_offset(), tensor.size(), tensor.stride()
+        return found.set_(tensor.untyped_storage(), *place)
+
+
 def made(
     data: torch.Tensor, requires_grad: bool, parameter: bool, fields: dict[str, Any]
 ) -> torch.Tensor:

@@ -16,6 +16,7 @@ Equal tensor leaves are one object; `nth` tells apart several tensors that look 
 fields of "out", "view" and "input_view" (runtime.leaves):
     "dtype": name, "pairs": bool            a view as this dtype, `offset` bytes into the base;
                                             pairs and complex numbers may be one another
+    "inference": bool                       made in this inference mode, not in the call's
     "lazy": bits                            conjugated or negated as it is read
     "apart": true                           autograd does not lead to what it is a view of
     "made": [requires_grad, is a parameter, [[name, value], …]]     a leaf of autograd
@@ -131,6 +132,8 @@ class _Writer:
                 text = f"retyped({place}, {dtype}, {bool(tree['pairs'])})"
             else:
                 text = f"view({place})"
+        if "inference" in tree:
+            text = f"inferring({text}, {bool(tree['inference'])})"
         if "lazy" in tree:
             text = f"lazily({text}, {int(tree['lazy'])})"
         if "made" in tree:
@@ -276,6 +279,7 @@ def _instance(cls: Any, fields: dict[str, Any]) -> Any:
 _HELPERS: dict[str, Any] = {
     "view": leaves.view,
     "retyped": leaves.retyped,
+    "inferring": leaves.inferring,
     "lazily": leaves.lazily,
     "made": leaves.made,
     "instance": _instance,

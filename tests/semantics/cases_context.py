@@ -93,7 +93,7 @@ under(
 )
 
 
-@case(X, "inference_mode inside", eager="output")
+@case(X, "inference_mode inside")
 def _(c: Wrap) -> Iterator[Any]:
     def f(x: Any) -> Any:
         with torch.inference_mode():
