@@ -9,6 +9,7 @@ import ctypes
 import datetime
 import decimal
 import fractions
+import functools
 import itertools
 import logging
 import math
@@ -16,9 +17,11 @@ import operator
 import os
 import pathlib
 import queue
+import random
 import re
 import sys
 import threading
+import time
 import types
 import uuid
 import weakref
@@ -315,3 +318,62 @@ def test_what_is_still_compiled() -> None:
     for _ in range(3):
         assert g(X).equal(carrying(X))
     assert not tracejit.api.dispatcher_of(g).reasons
+
+
+PRINTS = functools.partial(print, "held")
+# Functions in C that are called by C, where no profile hook sees them.
+CALLED_BY_C: dict[str, Callable[[Any], Any]] = {
+    "map": lambda x: x * len(list(map(print, ["map"]))),
+    "partial": lambda x: (functools.partial(print, "partial")(), x * 2)[1],
+    "held partial": lambda x: (PRINTS(), x * 2)[1],
+    "sorted": lambda x: x * len(sorted(["sorted"], key=print)),
+    "filter": lambda x: x * (1 + len(list(filter(print, ["filter"])))),
+    "starmap": lambda x: x * len(list(itertools.starmap(print, [("starmap",)]))),
+    "reduce": lambda x: x * (functools.reduce(lambda a, b: 3, map(print, ["reduce", "it"]))),
+    "variable": lambda x: (lambda say: x * len(list(map(say, ["variable"]))))(print),
+    "iter": lambda x: (next(iter(functools.partial(print, "iter"), 0)), x * 2)[1],
+}
+
+
+@pytest.mark.parametrize("name", CALLED_BY_C)
+def test_functions_called_by_c(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    f = CALLED_BY_C[name]
+    g = tracejit.compile(f, backend=BACKEND, wait=True)
+    for _ in range(4):
+        wanted = f(X), capsys.readouterr().out
+        assert g(X).equal(wanted[0])
+        assert capsys.readouterr().out == wanted[1] != ""
+
+
+def test_clocks_and_random_numbers_called_by_c() -> None:
+    for f in (
+        lambda x: x * next(iter(time.perf_counter_ns, 0)),
+        lambda x: x * list(map(random.getrandbits, [60]))[0],
+        lambda x: x * collections.defaultdict(time.perf_counter_ns)["a"],
+    ):
+        g = tracejit.compile(f, backend=BACKEND, wait=True)
+        assert len({float(g(X.double())[0]) for _ in range(5)}) == 5
+
+
+def test_seeds_called_by_c() -> None:
+    def f(x: Any, generator: torch.Generator) -> Any:
+        list(map(generator.manual_seed, [3]))
+        return x + torch.rand(3, generator=generator)
+
+    g, generator = tracejit.compile(f, backend=BACKEND, wait=True), torch.Generator()
+    generator.manual_seed(3)
+    for _ in range(4):
+        assert g(X, generator).equal(f(X, torch.Generator()))
+
+
+def test_what_is_called_directly_is_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    def f(x: Any, loud: bool) -> Any:
+        if loud:
+            print("loud", "indeed" if x.dim() else "", time.perf_counter() > 0)
+        return x * 2 + sum(map(len, ["a", "bb"])) + len(sorted([3, 1], key=abs))
+
+    g = tracejit.compile(f, backend=BACKEND, wait=True)
+    for loud in (False, False, False, True, True, False):
+        assert g(X, loud).equal(X * 2 + 5)
+    assert capsys.readouterr().out == "loud indeed True\n" * 2
+    assert tracejit.api.dispatcher_of(g).entries

@@ -14,7 +14,7 @@ import contextvars
 import functools
 import gc
 import sys
-from types import FrameType, FunctionType, MethodType
+from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from tracejit.trace.changes import Change
 from tracejit.trace.conclude import Conclusion
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
+from tracejit.trace.generators import METHODS
 from tracejit.trace.plans import (
     ENVIRON,
     MODULE_CALL,
@@ -43,6 +44,7 @@ from tracejit.trace.plans import (
     plan_of,
 )
 from tracejit.trace.reach import Reach
+from tracejit.trace.reads import passes_on
 from tracejit.trace.recording import Recording, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
@@ -230,6 +232,8 @@ class Observer:
             kind = type(value)
             if kind in LEAVES:
                 continue
+            if kind is BuiltinFunctionType:
+                self.reach.called_elsewhere(plan, name, value)
             if id(value) in known:
                 if (number, id(value)) in seen:
                     continue
@@ -244,6 +248,9 @@ class Observer:
             self.globals_seen.add(mark)
             if plan.origin != CORE:
                 self.globals(plan, frame.f_globals, frame)
+        for name in plan.loads & METHODS:
+            if passes_on(plan.code, name):  # of a generator, perhaps
+                self.refuse("random", f"passes {name} on", frame)
         if asks:
             self.reach.asked(plan, local, frame.f_globals)
         if self.reach.problem is not None:
@@ -267,6 +274,8 @@ class Observer:
             if value is MISSING:
                 if plan.origin == USER:
                     self.tree.child(node, "item", name, MISSING)
+                if name in purity.IMPURE_BUILTINS and passes_on(plan.code, name):
+                    self.refuse("impure", f"passes {name} on", frame)
             elif plan.versioned.get(name, MISSING) is value or self.reach.by_version(
                 value, plan.origin
             ):

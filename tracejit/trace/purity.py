@@ -116,6 +116,8 @@ OF_THE_PROCESS = frozenset(
     + ("isenabled", "is_tracked", "getrecursionlimit")
 )
 
+IMPURE_BUILTINS = frozenset(name.partition(".")[2] for name in IMPURE) | {"id", "hash"}
+
 # torch's C functions are pure for Python (operators are recorded) but for these.
 _TORCH_IMPURE = re.compile(
     r"manual_seed|seed|set_rng|get_rng|memory|_cuda_set|event|record_|profiler|_save(?!d_tensors)|_load"

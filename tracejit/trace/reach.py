@@ -21,6 +21,7 @@ import torch
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
 from tracejit.runtime.paths import TABLES, instance_dict, static
+from tracejit.trace import purity
 from tracejit.trace.effects import Effects, held_by
 from tracejit.trace.kinds import (
     HOLDERS,
@@ -35,6 +36,7 @@ from tracejit.trace.kinds import (
     under,
 )
 from tracejit.trace.plans import Plan
+from tracejit.trace.reads import passes_on
 from tracejit.trace.tree import CONTAINERS, Tree
 
 FUNCTIONS = (FunctionType, types.BuiltinFunctionType)
@@ -199,8 +201,17 @@ class Reach:
         for step, part in parts.items():
             self.step(plan, node, step, None, part, depth)
 
+    def called_elsewhere(self, plan: Plan, name: Any, value: Any) -> None:
+        """A function in C that does more than compute must not be called by C, which nobody sees:
+        so code may call it, but not hand it on. `name`: by which the code loads it, if it does."""
+        verdict = purity.judge(value)
+        if verdict is not None and (type(name) is not str or passes_on(plan.code, name)):
+            self.refuse("impure", f"passes {verdict} on")
+
     def step(self, plan: Plan, node: int, step: str, key: Any, value: Any, depth: int) -> None:
         """One step further: a node for the value if the object has one, then the value itself."""
+        if isinstance(value, types.BuiltinFunctionType):
+            self.called_elsewhere(plan, key, value)
         if node >= 0 and type(value) not in LEAVES and self.tree.nodes[node].step == "ref":
             # Its parent may turn out to be made by the call; an object of its own is reached for
             # itself.
@@ -246,6 +257,8 @@ class Reach:
             for name in sorted(namespace.keys() & named):
                 found = namespace[name]
                 if isinstance(found, (*FUNCTIONS, type)):
+                    if isinstance(found, types.BuiltinFunctionType):
+                        self.called_elsewhere(plan, name, found)
                     self.child(node, step, name, found)
                 elif isinstance(found, (ModuleType, *CONTAINERS)) or (
                     is_constant(found) and not isinstance(found, TORCH_NAMES)

@@ -7,6 +7,7 @@ frame reaches.
 from __future__ import annotations
 
 import dis
+import functools
 import opcode
 import sys
 from collections import Counter
@@ -344,6 +345,37 @@ class _Uses:
             elif depth == 2:  # something is done with what began the second argument
                 second = None
         return None, None
+
+
+@functools.lru_cache(maxsize=4096)
+def passes_on(code: CodeType, name: str) -> bool:
+    """Whether code loads what a name stands for and does anything but call it: then C code may call
+    it, which no profile hook sees."""
+    steps = _steps(code)
+    named = (
+        at
+        for at, step in enumerate(steps)
+        if step.name.startswith("LOAD_") and step.value == name and "CONST" not in step.name
+    )
+    return any(not _is_called(steps, at) for at in named)
+
+
+def _is_called(steps: list[_Step], at: int) -> bool:
+    """Whether the value that instruction `at` pushes is what a call calls, as far as the code tells
+    simply."""
+    depth = 0
+    for step in steps[at + 1 :]:
+        arg = step.arg or 0
+        if step.name.startswith(_BRANCHES):
+            return True  # perhaps
+        plain = step.name in _CALLS and depth in (arg, arg + 1)
+        spread = step.name in ("CALL_KW", "CALL_FUNCTION_KW") and depth in (arg + 1, arg + 2)
+        if plain or spread or (step.name == "CALL_FUNCTION_EX" and depth <= 2 + (arg & 1)):
+            return True
+        depth += dis.stack_effect(step.op, step.arg)
+        if depth < 0:
+            return False
+    return False
 
 
 def line_of_store(code: CodeType, name: str) -> int:
