@@ -292,6 +292,13 @@ def test_modes(function: Any, inside: bool, mode: Any) -> None:
     assert compare(program) == ({"output"} if other and function is there_and_back else set())
 
 
+def test_a_kernel_that_reads_memory_as_it_is() -> None:
+    """Eager's max_pool1d overlooks that a tensor is negated."""
+    pool = lambda x: torch.nn.functional.max_pool1d(x, 2)  # noqa: E731
+    lazy, plain = lambda: (torch._neg_view(numbers(1, 2, 6)),), lambda: (numbers(1, 2, 6),)
+    assert compare(called(pool, lazy, plain)) == {"op"}
+
+
 def test_an_output_begins_its_memory() -> None:
     """A copy of a part of something is no view of all of it."""
     f = tracejit.compile(lambda x: (x * 2)[1:].clone(), backend=BACKEND, wait=True)

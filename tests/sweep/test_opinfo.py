@@ -14,7 +14,8 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils import _pytree
 
-from tests.executors import TARGET
+import tracejit
+from tests.executors import BACKEND, TARGET
 from tests.sweep.judge import Verdict, judge, laid_out, reversed_strides, stepped
 
 FIRST = 4  # samples that are made; to make all would take most of the time
@@ -97,3 +98,13 @@ def test_strides_into_memory_are_refused() -> None:
         assert judge(scatter, (x,)).kind == "compiled"
         assert judge(scatter, (x.t(),)).kind == "refused"
         assert judge(scatter, (x[1:], 0)).kind == "refused"
+
+
+def test_lambdas_of_a_library() -> None:
+    """Their name says nothing of what they do."""
+    casts = [op.op for op in op_db if op.name in ("byte", "double", "half")]
+    assert len({op.__qualname__ for op in casts}) == 1
+    f = tracejit.compile(lambda x, cast: cast(x), backend=BACKEND, wait=True)
+    for _ in range(3):
+        for cast in casts:
+            assert f(torch.ones(2), cast).dtype is cast(torch.ones(2)).dtype

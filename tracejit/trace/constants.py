@@ -49,10 +49,11 @@ ESCAPES: dict[str, tuple[str, str]] = {
     ),
 }
 # Composites of torch's that compute something else while a dispatch mode is active, as ours is, and
-# for which arguments: `linear` adds a bias in place or not, `max_pool1d` has two kernels.
+# for which arguments: `linear` adds a bias in place or not, `max_pool1d` has two kernels,
+# one of which takes a tensor's memory for its values.
 ASIDE: dict[str, Callable[..., bool]] = {
     "linear": lambda x, weight, bias=None: _mixed(x, bias),
-    "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous(),
+    "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous() or x.is_neg(),
 }
 WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES, *METHODS})
 _PARAMETER = torch.nn.Parameter.__new__.__code__

@@ -106,6 +106,7 @@ PURE = frozenset(
         "posix._path_normpath",
         "datetime.timedelta.total_seconds",
         "_contextvars.copy_context",
+        "itertools.chain.from_iterable",
     ]
 )
 

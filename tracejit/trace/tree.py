@@ -41,8 +41,9 @@ def predicate_of(value: Any) -> tuple[str, Any]:
     if isinstance(value, torch.Tensor):
         return "tensor", tensor_meta(value)
     if isinstance(value, FunctionType):
-        user = is_user_code(value)
-        return ("function", function_meta(value)) if user else ("lib", name_of(value))
+        unnamed = "<" in value.__qualname__  # a lambda: others have the same name
+        code = unnamed or is_user_code(value)
+        return ("function", function_meta(value)) if code else ("lib", name_of(value))
     if isinstance(value, type):
         return "class", name_of(value)
     if isinstance(value, ModuleType):
