@@ -4,13 +4,15 @@ rebuild outputs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from tracejit.runtime import devices, guards, log, outputs
 from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
 from tracejit.runtime.forks import gate
-from tracejit.runtime.plan import Plan, load
+from tracejit.runtime.plan import Plan, Run, load
 from tracejit.runtime.targets import Choice
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def bind(
             for name, kernel in stored.kernels.items():
                 kernels[name] = devices.load(kernel.source, kernel.binary)
     plan = load(stored.text, stored.manifest, kernels, f"plan {stored.key[:12]}")
+    if found.state["grad mode"] and stored.manifest["externs"] and found.leads_to_gradients():
+        plan = replace(plan, run=_without_gradients(plan.run), shown=_without_gradients(plan.shown))
     return Bound(
         check,
         plan,
@@ -65,6 +69,16 @@ def bind(
         stored.kernels,
         stored.report,
     )
+
+
+def _without_gradients(run: Run) -> Run:
+    """A plan whose library calls get tensors that require gradients: its results do not."""
+
+    def plain(inputs: Any) -> Any:
+        with torch.no_grad():
+            return run(inputs)
+
+    return plain
 
 
 def bind_record(

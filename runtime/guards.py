@@ -132,6 +132,11 @@ class GuardSet:
             return f"{str(parent.expected).partition(':')[2]}.{node.key}"
         return print_step(self.path(node.parent), node.step, node.key)
 
+    def leads_to_gradients(self) -> bool:
+        """Whether an input of the program requires gradients."""
+        metas = (node.expected for node in self.nodes if node.check == "tensor")
+        return any(meta["requires_grad"] for meta in metas)
+
     def evaluate(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, ...] | Failure:

@@ -128,3 +128,23 @@ def test_what_has_effects_runs_eagerly(function: Any) -> None:
             assert (w.grad is None) == (other[0].grad is None)
             assert x.requires_grad == other[1].requires_grad
     assert dispatcher_of(compiled).reasons and not dispatcher_of(compiled).entries
+
+
+LAYER, RECURRENT = torch.nn.Linear(4, 4), torch.nn.LSTM(4, 3, 2, batch_first=True)
+
+
+def without(x: torch.Tensor) -> Any:
+    with torch.no_grad():
+        found = torch.linalg.solve(LAYER.weight, x[0]), LAYER.weight.sort()[0]
+        return *found, LAYER.weight.view(-1), RECURRENT(x)[0]
+
+
+def test_library_calls_without_gradients_inside() -> None:
+    """What is computed under an inner no_grad requires none, whatever the parameters do."""
+    compiled = tracejit.compile(without, backend=BACKEND, wait=True)
+    for _ in range(3):
+        x = torch.randn(2, 4, 4)
+        found, wanted = compiled(x), without(x)
+        assert [t.requires_grad for t in found] == [t.requires_grad for t in wanted]
+        torch.testing.assert_close(found, wanted)
+    assert not dispatcher_of(compiled).reasons

@@ -30,6 +30,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 import tracejit
 from tests.executors import BACKEND
@@ -377,3 +378,26 @@ def test_what_is_called_directly_is_as_before(capsys: pytest.CaptureFixture[str]
         assert g(X, loud).equal(X * 2 + 5)
     assert capsys.readouterr().out == "loud indeed True\n" * 2
     assert tracejit.api.dispatcher_of(g).entries
+
+
+@pytest.mark.parametrize("name", ["linear", "relu", "scaled_dot_product_attention"])
+def test_functions_that_layers_call_are_replaced(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Layers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+
+        def forward(self, x: Any) -> Any:
+            x = self.inside(x)
+            return functional.scaled_dot_product_attention(x, x, x)
+
+    module = Layers().requires_grad_(False)
+    g, x = tracejit.compile(module, backend=BACKEND, wait=True), torch.randn(1, 2, 3, 4)
+    for replaced in (False, False, False, True, True, False):
+        with monkeypatch.context() as patch:
+            if replaced:
+                patch.setattr(functional, name, lambda x, *rest, **more: x * 3)
+            torch.testing.assert_close(g(x), module(x))
+    assert not tracejit.api.dispatcher_of(g).reasons

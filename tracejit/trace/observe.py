@@ -248,6 +248,8 @@ class Observer:
             self.globals_seen.add(mark)
             if plan.origin != CORE:
                 self.globals(plan, frame.f_globals, frame)
+            elif frame.f_globals.get("F") is torch.nn.functional:
+                self.functional(plan)
         for name in plan.loads & METHODS:
             if passes_on(plan.code, name):  # of a generator, perhaps
                 self.refuse("random", f"passes {name} on", frame)
@@ -280,6 +282,8 @@ class Observer:
                 value, plan.origin
             ):
                 plan.versioned[name] = value
+                if value is torch.nn.functional:
+                    self.functional(plan)
                 if isinstance(value, FunctionType):
                     self.coverage.library.setdefault(id(value.__code__), (node, name, value))
             else:
@@ -291,6 +295,16 @@ class Observer:
         for name in reads.imports:
             if name in sys.modules:
                 self.reach.loaded(plan, sys.modules[name])
+
+    def functional(self, plan: Plan) -> None:
+        """Functions of torch.nn.functional that code of torch or a library names: people replace
+        them."""
+        names = plan.loads & vars(torch.nn.functional).keys()
+        node = self.coverage.module_node("torch.nn.functional") if names else -1
+        for name in sorted(names):
+            found = getattr(torch.nn.functional, name)
+            if isinstance(found, (FunctionType, BuiltinFunctionType)):
+                self.reach.child(node, "item", name, found)
 
     def namespace(self, plan: Plan, namespace: dict[str, Any]) -> int:
         """The node of a globals dict: a module's, or a function's own; -1 if neither."""
