@@ -519,6 +519,8 @@ def _(c: Wrap) -> Iterator[Any]:
     yield f(x)
     yield f(x)
     yield CHANGED
+    m.scale = 2.0
+    yield f(x), f(x)  # both are on disk for the next process, whatever the threads meet
     seen: list[Any] = []
 
     def change() -> None:
