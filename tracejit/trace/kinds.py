@@ -48,11 +48,12 @@ ITERATORS: tuple[type, ...] = (
 # immutable are constants; what remains are subclasses and buffers.
 VALUES: tuple[type, ...] = (numbers.Number, str, bytes, bytearray, memoryview, array.array)
 VALUES += (datetime.date, datetime.time, datetime.timedelta)
+REMEMBERING = type(functools.lru_cache(len))
 # Classes in C whose objects hold what guards see, or nothing.
 SEEN: tuple[type, ...] = (
     type, BaseException, list, tuple, dict, set, frozenset, collections.deque,
     torch.Tensor, torch.Generator, torch.nn.Module, functools.partial, weakref.ref,
-    type(functools.lru_cache(len)), type(threading.Lock()), type(threading.RLock()),
+    REMEMBERING, type(threading.Lock()), type(threading.RLock()),
     types.SimpleNamespace, types.ModuleType, types.MethodType, types.GenericAlias, types.UnionType,
     contextvars.ContextVar, enum.Enum,
 )  # fmt: skip
@@ -98,7 +99,8 @@ def _is_opaque(kind: type) -> bool:
     if issubclass(kind, (*SEEN, *ROUTINES)):
         return False
     in_c = not kind.__flags__ & _HEAP or bool(kind.__flags__ & _IMMUTABLE)
-    return (in_c and kind is not object) or type(kind).__name__ == "pybind11_type"
+    bound = type(kind).__name__ == "pybind11_type" and kind.__module__.partition(".")[0]
+    return (in_c and kind is not object) or bound not in (False, "torch", "pybind11_builtins")
 
 
 def is_bound_in_c(value: Any) -> bool:
@@ -156,6 +158,15 @@ def _library_constant(kind: type, name: str, value: Any) -> bool:
     if not is_constant(value) and not isinstance(value, type):
         return owner.__module__.partition(".")[0] in ("torch", "builtins", "collections")
     return not is_user_code(owner)
+
+
+def remembered(function: Any) -> list[Any]:
+    """The results that a function under functools.lru_cache has kept."""
+    kept = [part for part in gc.get_referents(function) if isinstance(part, dict)]
+    results = [item for part in kept for item in part.values()]
+    links = [item for item in results if type(item).__name__ == "_lru_list_elem"]
+    behind = [part for link in links for part in gc.get_referents(link)]
+    return [item for item in (*results, *behind) if type(item).__name__ != "_lru_list_elem"]
 
 
 def under(value: Any) -> list[Any]:

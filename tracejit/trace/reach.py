@@ -26,6 +26,7 @@ from tracejit.trace.effects import Effects, held_by
 from tracejit.trace.kinds import (
     HOLDERS,
     ITERATORS,
+    REMEMBERING,
     ROUTINES,
     class_names,
     content_unseen,
@@ -33,6 +34,7 @@ from tracejit.trace.kinds import (
     is_borrowed,
     is_bound_in_c,
     is_descriptor,
+    remembered,
     under,
 )
 from tracejit.trace.plans import Plan
@@ -175,6 +177,11 @@ class Reach:
             parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
             parts = {f"partial{name}": part for name, part in parts.items()}
             self.parts(plan, value, node, parts, depth)
+        elif isinstance(value, REMEMBERING):
+            self.child(node, "wrapped", None, value.__wrapped__)
+            if is_user_code(value.__wrapped__):
+                for result in remembered(value)[:MOST_ITEMS]:
+                    self.visit(plan, result, depth + 1)
         elif isinstance(value, weakref.ref):
             self.parts(plan, value, node, {"deref": value()}, depth)
         elif not isinstance(value, ROUTINES) or (
