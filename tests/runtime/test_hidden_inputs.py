@@ -401,3 +401,20 @@ def test_functions_that_layers_call_are_replaced(
                 patch.setattr(functional, name, lambda x, *rest, **more: x * 3)
             torch.testing.assert_close(g(x), module(x))
     assert not tracejit.api.dispatcher_of(g).reasons
+
+
+@functools.singledispatch
+def dispatched(value: Any) -> float:
+    return 1.0
+
+
+def test_single_dispatch() -> None:
+    def f(x: Any) -> Any:
+        return x * dispatched(2)
+
+    g = tracejit.compile(f, backend=BACKEND, wait=True)
+    for _ in range(3):
+        assert g(X).equal(X)
+    dispatched.register(int, lambda value: 5.0)
+    for _ in range(3):
+        assert g(X).equal(X * 5)

@@ -20,7 +20,7 @@ import torch
 
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
-from tracejit.runtime.paths import TABLES, instance_dict, static
+from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
 from tracejit.trace import purity
 from tracejit.trace.effects import Effects, held_by
 from tracejit.trace.kinds import (
@@ -158,8 +158,12 @@ class Reach:
             self.seen.add(mark)
             self.watch(plan, value, node)
         if plan.origin == USER and node >= 0 and isinstance(value, (type, FunctionType)):
-            for name in plan.loads & TOLD:
-                self.child(node, "slot", name, getattr(value, name))
+            for name in sorted(plan.loads & TOLD):
+                self.child(node, "slot", name, STEPS["slot"](value, name))
+        if node >= 0 and isinstance(value, FunctionType):
+            registry = instance_dict(value).get("registry")  # of functools.singledispatch
+            if isinstance(registry, types.MappingProxyType):
+                self.tree.child(node, "attr", "registry", registry, ("length", len(registry)))
         if isinstance(value, ModuleType):
             self.module_namespace(plan, value, node, depth)
         elif isinstance(value, type):

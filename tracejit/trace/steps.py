@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 from types import FrameType
@@ -29,6 +30,7 @@ from tracejit.trace.infer import Meta
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
 from tracejit.trace.storages import Alias, Storages
+from tracejit.trace.warns import warns
 
 
 class _Restore:
@@ -73,6 +75,8 @@ class Steps:
 
     def of(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """The step of one call."""
+        if warns(facts.name, args, kwargs):
+            facts = replace(facts, does=Does.REFUSE, why=("op", f"torch warns of {facts.name}"))
         step: Step = _STEPS[facts.does](self, facts, args, kwargs)
         return step
 
