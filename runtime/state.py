@@ -51,10 +51,16 @@ def _autocast() -> dict[str, str]:
 
 
 def _deterministic() -> list[bool]:
-    return [
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    ]
+    """Whether it is on, and then whether it only warns and fills memory without values."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return [False]
+    return [True, torch.is_deterministic_algorithms_warn_only_enabled(), fills()]
+
+
+def fills() -> bool:
+    """Whether torch fills memory without values just now."""
+    on = torch.are_deterministic_algorithms_enabled()
+    return on and bool(getattr(torch.utils.deterministic, "fill_uninitialized_memory", False))
 
 
 def _reduced_precision() -> list[bool]:
@@ -115,9 +121,12 @@ def quick_check(tensors: bool) -> tuple[list[str], dict[str, Any]]:
         "level": forward_ad._current_level,
         "inference_mode": torch.is_inference_mode_enabled,
         "inference": torch.is_inference_mode_enabled(),
+        "fills": fills,
+        "filled": fills(),
         "default_device": default_device,
         "device": default_device(),
         **{name: getattr(module, table) for name, table in zip(hooks, _HOOK_TABLES)},
     }
+    filled = ["fills() is not filled"] if torch.are_deterministic_algorithms_enabled() else []
     modes = _FUNCTION_MODES if function_modes() else _NO_FUNCTION_MODE
-    return [*_QUICK, *modes, *(() if tensors else _WITHOUT_TENSORS)], names
+    return [*_QUICK, *filled, *modes, *(() if tensors else _WITHOUT_TENSORS)], names

@@ -223,3 +223,41 @@ def test_explain_names_the_setting() -> None:
     g, x = compiled(lambda x: x * 2 if torch.backends.cudnn.enabled else x), torch.ones(3)
     g(x)
     assert "torch's setting _get_cudnn_enabled is True" in str(tracejit.explain(g))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int64, torch.uint8, torch.bool])
+def test_memory_that_a_deterministic_mode_fills(dtype: torch.dtype) -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        made = torch.empty(2, 3, dtype=dtype)
+        return made, x.new_empty(3) + x, torch.empty_like(x) * 2
+
+    def plain(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.empty(2, 3, dtype=dtype).shape, x * 2)  # type: ignore[return-value]
+
+    g, h, x = compiled(f), compiled(plain), torch.ones(3)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(3):
+            torch.testing.assert_close(g(x), f(x), equal_nan=True)
+        assert not reasons(g)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for _ in range(3):
+        assert h(x)[1].equal(x * 2)
+    assert not reasons(h)
+
+
+def test_whether_memory_is_filled_is_noticed() -> None:
+    g, x = compiled(lambda x: torch.empty(4) * x), torch.zeros(4)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert all(g(x).isnan().all() for _ in range(3))
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        g(x)
+        assert len(dispatcher_of(g).entries) == 2
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        assert g(x).isnan().all()
+        assert len(dispatcher_of(g).entries) == 2
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True

@@ -211,7 +211,6 @@ under(
     "use_deterministic_algorithms",
     empties,
     lambda: setting(torch.use_deterministic_algorithms, True, False),
-    eager="op",
 )
 
 

@@ -21,6 +21,7 @@ from tracejit.ir.dtypes import COMPLEX, FLOATS, TORCH
 from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
+from tracejit.runtime.state import fills
 from tracejit.trace import overlaps
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
 from tracejit.trace.constants import Watch, contents, from_subscript, listed
@@ -54,6 +55,8 @@ class _Restore:
         return self.node.outputs[number]
 
 
+NAN = float("nan")
+_EMPTY = ("aten.empty", "aten.new_empty")  # how ops begin that leave memory unwritten
 MOST_LISTED = 32  # numbers that tolist() may give Python, each compared at every call
 Step = Generator[None, Any, None]
 
@@ -114,8 +117,9 @@ class Steps:
 
     def compute(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """New tensors."""
-        if _is_filled(facts.name):
-            raise Refused("op", "memory without values, which a deterministic mode fills with NaN")
+        if facts.name.startswith(_EMPTY) and fills():
+            yield from self.filled(facts, args, kwargs)
+            return
         if facts.name == "aten.as_strided_scatter":
             self.check_places(args, kwargs)
         call = self.call(facts.name, args, kwargs)
@@ -123,6 +127,19 @@ class Steps:
             call.args = (call.args[0], self.numbered(call.args[1], args[1]), *call.args[2:])
         result = yield
         self.define(call, _tensors(result), facts)
+
+    def filled(self, facts: Facts, args: Any, kwargs: Any) -> Step:
+        """Memory without values, which a deterministic mode fills."""
+        (tensor,) = _tensors((yield))
+        meta, dtype = self.storages.meta(tensor), tensor.dtype
+        if dtype.is_complex or not tensor.is_contiguous():
+            raise Refused("op", f"{facts.name}, filled because algorithms must be deterministic")
+        number = NAN if dtype.is_floating_point else True
+        if not (dtype.is_floating_point or dtype is torch.bool):
+            number = torch.iinfo(dtype).max
+        where = {"dtype": dtype, "device": tensor.device}
+        node = self.graph.add("aten.full", (meta[1], number), where, [meta], self.origin())
+        self.storages.define(tensor, node.out)
 
     def numbered(self, indices: Arg, tensors: Any) -> Arg:
         """Indices with numbers in place of masks: the places where a mask holds, a column for each
@@ -421,15 +438,6 @@ def _tensors(result: Any) -> list[torch.Tensor]:
     if result is None:
         return []
     raise Refused("op", f"a result of type {type(result).__name__}")
-
-
-def _is_filled(name: str) -> bool:
-    """Whether an op leaves memory unwritten that torch writes to just now."""
-    return (
-        name.startswith(("aten.empty", "aten.new_empty"))
-        and torch.are_deterministic_algorithms_enabled()
-        and getattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
-    )
 
 
 def _has_offset(args: Any, kwargs: Any) -> bool:
