@@ -418,3 +418,21 @@ def test_single_dispatch() -> None:
     dispatched.register(int, lambda value: 5.0)
     for _ in range(3):
         assert g(X).equal(X * 5)
+
+
+@functools.lru_cache
+def remembering(number: int) -> float:
+    return number * Plain.value
+
+
+def test_results_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def f(x: Any) -> Any:
+        return x * remembering(3)
+
+    g = tracejit.compile(f, backend=BACKEND, wait=True)
+    for value in (1, 1, 1, 2, 2):
+        monkeypatch.setattr(Plain, "value", value)
+        assert g(X).equal(X * 3)  # as eager: what is remembered does not change
+    remembering.cache_clear()
+    assert g(X).equal(X * 6) and g(X).equal(X * 6)
+    assert {reason.kind for reason in tracejit.api.dispatcher_of(g).reasons} == {"unguardable"}

@@ -48,7 +48,7 @@ ITERATORS: tuple[type, ...] = (
 # immutable are constants; what remains are subclasses and buffers.
 VALUES: tuple[type, ...] = (numbers.Number, str, bytes, bytearray, memoryview, array.array)
 VALUES += (datetime.date, datetime.time, datetime.timedelta)
-REMEMBERING = type(functools.lru_cache(len))
+REMEMBERING = type(functools.lru_cache(len))  # functions that keep their results
 # Classes in C whose objects hold what guards see, or nothing.
 SEEN: tuple[type, ...] = (
     type, BaseException, list, tuple, dict, set, frozenset, collections.deque,
@@ -158,15 +158,6 @@ def _library_constant(kind: type, name: str, value: Any) -> bool:
     if not is_constant(value) and not isinstance(value, type):
         return owner.__module__.partition(".")[0] in ("torch", "builtins", "collections")
     return not is_user_code(owner)
-
-
-def remembered(function: Any) -> list[Any]:
-    """The results that a function under functools.lru_cache has kept."""
-    kept = [part for part in gc.get_referents(function) if isinstance(part, dict)]
-    results = [item for part in kept for item in part.values()]
-    links = [item for item in results if type(item).__name__ == "_lru_list_elem"]
-    behind = [part for link in links for part in gc.get_referents(link)]
-    return [item for item in (*results, *behind) if type(item).__name__ != "_lru_list_elem"]
 
 
 def under(value: Any) -> list[Any]:

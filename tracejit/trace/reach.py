@@ -34,7 +34,6 @@ from tracejit.trace.kinds import (
     is_borrowed,
     is_bound_in_c,
     is_descriptor,
-    remembered,
     under,
 )
 from tracejit.trace.plans import Plan
@@ -182,10 +181,9 @@ class Reach:
             parts = {f"partial{name}": part for name, part in parts.items()}
             self.parts(plan, value, node, parts, depth)
         elif isinstance(value, REMEMBERING):
-            self.child(node, "wrapped", None, value.__wrapped__)
-            if is_user_code(value.__wrapped__):
-                for result in remembered(value)[:MOST_ITEMS]:
-                    self.visit(plan, result, depth + 1)
+            if is_user_code(value.__wrapped__):  # cleared, it may give another result
+                name = value.__wrapped__.__qualname__
+                self.refuse("unguardable", f"{name} remembers results, which no guard describes")
         elif isinstance(value, weakref.ref):
             self.parts(plan, value, node, {"deref": value()}, depth)
         elif not isinstance(value, ROUTINES) or (
