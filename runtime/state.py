@@ -53,7 +53,7 @@ def _autocast() -> dict[str, str]:
 def _deterministic() -> list[bool]:
     """Whether it is on, and then whether it only warns and fills memory without values."""
     if not torch.are_deterministic_algorithms_enabled():
-        return [False]
+        return [False, False]
     return [True, torch.is_deterministic_algorithms_warn_only_enabled(), fills()]
 
 

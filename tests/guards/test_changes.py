@@ -531,7 +531,9 @@ def test_default_dtype_and_determinism() -> None:
         torch.set_default_dtype(torch.float32)
     torch.use_deterministic_algorithms(True)
     try:
-        assert "deterministic algorithms was [False], is [True, False, True]" in check(guards, f, x)
+        assert "deterministic algorithms was [False, False], is [True, False, True]" in check(
+            guards, f, x
+        )
     finally:
         torch.use_deterministic_algorithms(False)
     handle = nn.modules.module.register_module_forward_hook(_hook)
