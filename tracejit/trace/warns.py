@@ -25,7 +25,7 @@ def _by_bytes(args: Any, kwargs: Any) -> bool:
 def _of_too_few(args: Any, kwargs: Any) -> bool:
     """A variance of no more numbers than degrees of freedom are lost."""
     x, dims = args[0], args[1] if len(args) > 1 else kwargs.get("dim")
-    whole = not isinstance(dims, Iterable) or not list(dims)
+    whole = x.dim() == 0 or not isinstance(dims, Iterable) or not list(dims)
     count = x.numel() if whole else math.prod(x.shape[d] for d in dims)
     lost = kwargs.get("correction")
     return bool(x.numel() > 0 and count <= (1 if lost is None else lost))
