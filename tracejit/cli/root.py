@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXAMPLES = """\b
 Examples:
   tracejit cache ls                                      what is stored
-  tracejit explain model.py:forward --args 'torch.randn(4, 8)'
+  tracejit explain model.py:forward --args 'torch.randn(4, 8)' --source      its kernels' text
   tracejit doctor                                        is everything here and well?
   tracejit COMMAND --help                                options, examples, JSON of each
 
