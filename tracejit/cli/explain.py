@@ -108,7 +108,7 @@ def explain(
         if not given and locate.required(found):
             report = stored(found, target or "")
         else:
-            arguments = [_arguments(module, e, inputs) for e in (expressions or ("",)) * calls]
+            arguments = [arguments_of(module, e, inputs) for e in (expressions or ("",)) * calls]
             report = called(found, arguments, backend, target, grad)
     if as_json:
         terminal.print_json(report.to_json())
@@ -169,7 +169,7 @@ def _without_ours(frames: TracebackType | None) -> TracebackType | None:
     return frames if ours else found
 
 
-def _arguments(module: ModuleType, expression: str, inputs: str | None) -> locate.Arguments:
+def arguments_of(module: ModuleType, expression: str, inputs: str | None) -> locate.Arguments:
     """Those of one call: of an expression, or of a maker (in the same module if it names none)."""
     if inputs is None:
         return locate.evaluated(expression, module)
