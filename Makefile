@@ -13,7 +13,7 @@ help: ## this list
 demo: $(READY) ## train a small vision transformer, compile it, check it, start it warm
 	@$(BIN)/python examples/digits_vit.py
 
-test: $(READY) ## the tests (under ten minutes on two cores)
+test: $(READY) ## the tests (about a quarter of an hour on two cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 semantics: $(READY) ## ways in which a compiler can be wrong: how many are compiled, and why others are not

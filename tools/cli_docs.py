@@ -69,6 +69,7 @@ SESSIONS: dict[str, list[str]] = {
         "--args 'torch.randn(8, 32), 2.0' --args 'torch.randn(8, 32), 0.5'"
     ],
     "explain disk": ["tracejit explain model.py:add_and_norm --target cuda:90"],
+    "bisect": ["tracejit bisect model.py:temperature --args 'torch.randn(8, 32)'"],
     "doctor": ["tracejit doctor"],
     "bench": ["tracejit bench --list"],
     "bench run": ["tracejit bench softmax --peer tracejit --quick --measure startup"],
@@ -78,7 +79,7 @@ SESSIONS: dict[str, list[str]] = {
 }
 
 
-MACHINES = ("doctor",)  # sessions that say what machine it is: run, not compared
+MACHINES = ("bisect", "doctor")  # sessions that say what machine it is: run, not compared
 SLOW = ("bench run",)  # not run by --check
 
 

@@ -112,6 +112,10 @@ class Pipeline:
             with self.stage(name) as show:
                 graph = passes.run(graph, [(name, work)])
                 show(graph)
+        return self.scheduled(graph)
+
+    def scheduled(self, graph: Graph) -> tuple[Program, dict[str, KernelSource]]:
+        """From a graph after all passes to a program and its kernels' sources."""
         with self.stage("schedule") as show:
             program = finish(graph)
             if kind_of(self.target) == "native":

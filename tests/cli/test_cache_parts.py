@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from tests.cli.caches import (
+    COMPILED,
     PLAN,
     SOURCE,
     add_kernel,
@@ -158,6 +159,16 @@ def test_keys_that_do_not_name_one_entry(little: Path) -> None:
     assert "begins with 'zz'" in fails(little, "show", "zz")
     assert "begins with 'ab'" in fails(little, "show", "ab", "--kind", "records")
     assert text(little, "show", "ab", "--kind", "plans").startswith("plan abc0")
+
+
+def test_a_name_does_where_no_key_begins_so(directory: Path) -> None:
+    key = only(directory, "kernels", "cuda:90")
+    name = opened(directory).find(key).name
+    assert text(directory, "show", name, "--ptx") == text(directory, "show", key, "--ptx")
+    assert text(directory, "show", name[:-1]).startswith(f"kernel {key[:12]}")
+    found = fails(directory, "show", COMPILED)
+    assert f"(plan {COMPILED})" in found and f"(record {COMPILED})" in found
+    assert text(directory, "show", COMPILED, "--kind", "plans").startswith("plan ")
 
 
 def test_a_record_by_its_function(directory: Path) -> None:

@@ -347,7 +347,7 @@ MISTAKES = {
         "temperature",
     ): "--inputs names a function that needs x itself",
     ("shop:temperature", "--args", "1", "--inputs", "pair"): "--args and --inputs both",
-    ("shop:temperature", "--target", "sm_90"): "--target 'sm_90' is not cuda:<sm>, hip:<gfx>",
+    ("shop:temperature", "--target", "sm_90"): "--target 'sm_90' is none of cuda:<sm>, hip:<gfx>",
     ("shop:temperature", "--calls", "0"): "Invalid value for '--calls'",
     ("shop:temperature", "--backend", "gpu"): "Invalid value for '--backend': 'gpu' is not one of",
 }
@@ -363,6 +363,25 @@ def test_a_backend_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     done = run("shop:temperature", "--args", "torch.ones(2)", "--backend", "interpret")
     assert isinstance(done.exception, MissingExtra)
     assert str(done.exception) == "backend='interpret' needs numpy: pip install 'tracejit[cpu]'"
+
+
+def test_kernels_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("shop:temperature", "--args", "torch.ones(2, 8)")
+    found = document(*words)
+    here = targets.choose("auto", "cpu").target
+    assert (found["backend"], found["entries"][0]["target"]) == ("auto", here)
+    monkeypatch.setattr(explain, "nothing_here", lambda: True)
+    found = document(*words)
+    assert (found["backend"], found["entries"][0]["target"]) == ("triton", "cuda:90")
+
+
+@pytest.mark.parametrize(
+    ("target", "backend"),
+    [("native:neon", "native"), ("hip:gfx942", "triton"), ("interpret", "interpret")],
+)
+def test_a_target_chooses_the_backend(target: str, backend: str) -> None:
+    found = document("shop:temperature", "--args", "torch.ones(2, 8)", "--target", target)
+    assert (found["backend"], found["entries"][0]["target"]) == (backend, target)
 
 
 def test_a_machine_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

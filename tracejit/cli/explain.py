@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from rich.text import Text
 
 from tracejit.cli import locate, terminal
-from tracejit.runtime.config import TARGET, config
+from tracejit.runtime.config import FLAGS, TARGET, config
 from tracejit.runtime.errors import MissingExtra, TracejitError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ Examples:
 FUNCTION is a function, a method, an nn.Module (an instance, or a class that needs no
 arguments), or what tracejit.compile returned; a dotted path leads into classes and instances.
 Several --args are called in turn, so that it shows why the second is compiled again.
-Without a GPU, --backend or --target, kernels are compiled for cuda:90 and calls run eagerly.
+Kernels are those of this machine; where nothing can be compiled for it (no GPU, no llvmlite)
+they are compiled for cuda:90, and calls run eagerly.
 
 \b
 JSON: {"schema": 1, "name", "backend", "entries", "fallbacks", "parts", "recompiled"}
@@ -107,7 +108,7 @@ def explain(
         if not given and locate.required(found):
             report = stored(found, target or "")
         else:
-            arguments = [_arguments(module, e, inputs) for e in (expressions or ("",)) * calls]
+            arguments = [arguments_of(module, e, inputs) for e in (expressions or ("",)) * calls]
             report = called(found, arguments, backend, target, grad)
     if as_json:
         terminal.print_json(report.to_json())
@@ -120,7 +121,7 @@ def check(backend: str | None, target: str | None) -> None:
     """Raises click.UsageError for a target that is none or a backend that this version lacks,
     MissingExtra for one whose packages are not installed."""
     if target is not None and not TARGET.fullmatch(target):
-        raise click.UsageError(f"--target {target!r} is not cuda:<sm>, hip:<gfx> or interpret")
+        raise click.UsageError(f"--target {target!r} is none of {_targets()}")
     if backend == "interpret" and importlib.util.find_spec("numpy") is None:
         raise MissingExtra(what="backend='interpret'", packages="numpy", extra="cpu")
     if backend == "native":
@@ -129,6 +130,11 @@ def check(backend: str | None, target: str | None) -> None:
         missing = choose(backend, "cpu").reason
         if missing is not None:
             raise click.UsageError(f"--backend native: {missing.text}")
+
+
+def _targets() -> str:
+    """The legal targets in words."""
+    return next(flag.legal for flag in FLAGS if flag.field == "target")
 
 
 @contextmanager
@@ -163,7 +169,7 @@ def _without_ours(frames: TracebackType | None) -> TracebackType | None:
     return frames if ours else found
 
 
-def _arguments(module: ModuleType, expression: str, inputs: str | None) -> locate.Arguments:
+def arguments_of(module: ModuleType, expression: str, inputs: str | None) -> locate.Arguments:
     """Those of one call: of an expression, or of a maker (in the same module if it names none)."""
     if inputs is None:
         return locate.evaluated(expression, module)
@@ -205,21 +211,33 @@ def called(
 def _compiled(function: Any, backend: str | None, target: str | None) -> Any:
     """The function compiled as asked for; one that is compiled already as it is, if nothing was
     asked for."""
-    import torch
-
     from tracejit import api
 
     if target is not None:
         config.target = target
-    elif backend is None and not config.target and not torch.cuda.is_available():
+    elif backend is None and not config.target and nothing_here():
         config.target = OFFLINE
     own = api.dispatcher_of(function).options.backend if api.is_compiled(function) else "auto"
-    chosen = backend or ("triton" if own == "auto" or target is not None else own)
+    chosen = backend or (backend_for(config.target) if target or own == "auto" else own)
     if api.is_compiled(function):
         if chosen == own:
             return function
         return api.wrap(function, replace(api.dispatcher_of(function).options, backend=chosen))
     return api.compile(function, backend=chosen)
+
+
+def nothing_here() -> bool:
+    """Whether this machine has neither a GPU nor what native kernels need."""
+    from tracejit.runtime import targets
+
+    return targets.only_cpu() and targets.choose("auto", "cpu").reason is not None
+
+
+def backend_for(target: str) -> str:
+    """The backend that compiles for a target; "auto" for none."""
+    from tracejit.runtime import targets
+
+    return "triton" if targets.is_gpu(target) else targets.kind_of(target) or "auto"
 
 
 STYLES = (  # of lines in a terminal, by how they begin; the first that fits

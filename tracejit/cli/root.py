@@ -16,6 +16,7 @@ from tracejit.runtime.version import VERSION
 COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("tracejit.cli.cache.commands:cache", "Look at the disk cache, check it, make room."),
     "explain": ("tracejit.cli.explain:explain", "Show what became of a function, and why."),
+    "bisect": ("tracejit.cli.bisect:bisect", "Find the stage that makes a result wrong."),
     "doctor": ("tracejit.cli.doctor.command:doctor", "Check this installation from end to end."),
     "bench": ("tracejit.cli.bench:bench", "Measure workloads beside eager and torch.compile."),
     "completion": ("tracejit.cli.completion:completion", "Print a shell's completion script."),
@@ -24,7 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXAMPLES = """\b
 Examples:
   tracejit cache ls                                      what is stored
-  tracejit explain model.py:forward --args 'torch.randn(4, 8)'
+  tracejit explain model.py:forward --args 'torch.randn(4, 8)' --source      its kernels' text
+  tracejit bisect model.py:forward --args 'torch.randn(4, 8)'    which stage makes it wrong?
   tracejit doctor                                        is everything here and well?
   tracejit COMMAND --help                                options, examples, JSON of each
 

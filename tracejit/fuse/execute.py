@@ -4,7 +4,7 @@ generator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,20 @@ from tracejit.fuse.reference import run as run_nest
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.execute import Left, call, random, values_of
 
+Launch = Callable[[RunKernel, dict[str, torch.Tensor]], None]
 
-def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+
+def launch_nest(step: RunKernel, buffers: dict[str, torch.Tensor]) -> None:
+    """Run a launch in plain torch, on tensors by the names of its buffers."""
+    if isinstance(step.nest, Attention):
+        attention.run(step.nest, buffers)
+    else:
+        run_nest(step.nest, buffers)
+
+
+def run_program(
+    program: Program, inputs: Sequence[torch.Tensor], launch: Launch = launch_nest
+) -> list[torch.Tensor]:
     """The outputs of `program` on `inputs` (shapes, strides and dtypes of program.inputs); writes
     are performed.
 
@@ -36,11 +48,7 @@ def run_program(program: Program, inputs: Sequence[torch.Tensor]) -> list[torch.
     for step in program.steps:
         if isinstance(step, RunKernel):
             env.update({s.name: allocate(s) for s in step.outs})
-            buffers = {buffer: env[name] for buffer, name in step.args.items()}
-            if isinstance(step.nest, Attention):
-                attention.run(step.nest, buffers)
-            else:
-                run_nest(step.nest, buffers)
+            launch(step, {buffer: env[name] for buffer, name in step.args.items()})
         elif isinstance(step, RunExtern):
             env.update(_extern(step, env))
         elif isinstance(step, Alias):

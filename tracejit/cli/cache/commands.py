@@ -142,6 +142,7 @@ def _print_entries(out: Console, entries: list[Entry]) -> None:
 SHOW = """\b
 Examples:
   tracejit cache show 3fa9                     everything about an entry, then its source
+  tracejit cache show add_softmax --source     a kernel by its name, only its text
   tracejit cache show 3fa9 --ptx > kernel.ptx  one text, ready for a pipe
   tracejit cache show 3fa9 --sass | less       the machine code, disassembled
   tracejit cache show b0 --kind plans --graph  the graph, as recorded and after the passes
@@ -198,7 +199,7 @@ def show_entry(
     """Show one entry in full.
 
     What it is, where its time and bytes go, the guards that lead to it, who wrote it and when, its
-    source. KEY is any beginning of a key that no other entry has."""
+    source. KEY is any beginning of a key, or of a name, that no other entry has."""
     index = opened(directory)
     found = describe.subject(index, index.find(key, kind))
     texts = {name: parts.PARTS[name].text(found) for name, asked in wanted.items() if asked}

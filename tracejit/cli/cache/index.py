@@ -150,8 +150,11 @@ class Index:
             entry.models = tuple(sorted(names)) or entry.models
 
     def find(self, beginning: str, kind: str | None = None) -> Entry:
-        """The one entry whose key begins so. Raises NoSuchKey or AmbiguousKey."""
-        found = [e for e in self if kind in (None, e.kind) and begins(e, beginning)]
+        """The one entry whose key begins so, else whose name does. Raises NoSuchKey or
+        AmbiguousKey."""
+        of_kind = [e for e in self if kind in (None, e.kind)]
+        found = [e for e in of_kind if begins(e, beginning)]
+        found = found or [e for e in of_kind if e.name.startswith(beginning)]
         if not found:
             raise NoSuchKey(key=beginning, directory=self.store.directory)
         if len(found) > 1:
