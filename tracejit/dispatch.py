@@ -28,6 +28,7 @@ from tracejit.runtime.plan import Leave
 from tracejit.runtime.reasons import Failure, Reason
 
 if TYPE_CHECKING:
+    from tracejit.compiler import Stage
     from tracejit.split import Parts
 
 # What refuses a call as a whole, and says nothing about the calls in it.
@@ -70,7 +71,7 @@ class Dispatcher:
         self.once: set[Any] = set()  # signatures of calls that had side effects once
         self.reasons: list[Reason] = []  # fallbacks so far, each once
         self.parts: Parts | None = None  # calls compiled on their own, if the whole runs eagerly
-        self.traces: list[Any] = []  # the program after each stage of the last compilation
+        self.traces: list[Stage] = []  # the program after each stage of the last compilation
         self.lock = forks.Lock(threading.Lock)  # not reentrant: a nested call runs eagerly
         _all.add(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracejit import reporttext
 from tracejit.api import dispatcher_of
@@ -19,18 +19,8 @@ from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.worker import worker
 from tracejit.sentences import sentences
 
-
-@dataclass(frozen=True)
-class Trace:
-    """The program after one stage of the compiler: the stage's name, its seconds, the program as
-    text."""
-
-    name: str
-    seconds: float
-    text: str
-
-    def __str__(self) -> str:
-        return f"# {self.name} ({self.seconds * 1e3:.1f} ms)\n{self.text}"
+if TYPE_CHECKING:
+    from tracejit.compiler import Stage
 
 
 @dataclass(frozen=True)
@@ -283,12 +273,12 @@ def _state(entry: Entry, bound: Bound) -> str:
     return f"plan {bound.key[:12]} for {bound.target}" + "".join(f" ({note})" for note in notes)
 
 
-def last_traces(function: Any) -> list[Trace]:
+def last_traces(function: Any) -> list[Stage]:
     """The program after each stage of the function's last compilation in this process, also of one
-    that failed.
+    that failed: the stage's `name`, its `seconds`, the program as `text`.
 
     A plan that was found on disk was not compiled here: the list is empty.
     """
-    dispatcher: Dispatcher = dispatcher_of(function)
+    dispatcher = dispatcher_of(function)
     worker.drain()
-    return [Trace(stage.name, stage.seconds, stage.text) for stage in dispatcher.traces]
+    return list(dispatcher.traces)
