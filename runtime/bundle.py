@@ -21,9 +21,9 @@ from tracejit.runtime import cache, cpu, plan, targets
 from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
 from tracejit.runtime.config import TARGET, config
 from tracejit.runtime.errors import BadBundle
+from tracejit.runtime.files import Item, decode, encode
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import named_key
-from tracejit.runtime.store import Item, decode, encode
 
 KIND = "bundle"
 AGAIN = "build it again with tracejit.build"

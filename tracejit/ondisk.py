@@ -7,9 +7,10 @@ from typing import Any
 
 from tracejit.report import EntryReport, Explanation, guard_fields
 from tracejit.runtime import cache
+from tracejit.runtime.files import Damaged, Item
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import describe, first_code, named_key
-from tracejit.runtime.store import Damaged, File, Item
+from tracejit.runtime.upkeep import File
 from tracejit.runtime.words import plural
 
 NUMERICS = ("eager", "fast")

@@ -30,7 +30,7 @@ from tracejit.runtime.errors import (
     CompilerWarning,
     RanEagerly,
 )
-from tracejit.runtime.store import FORMAT
+from tracejit.runtime.files import FORMAT
 from tracejit.runtime.worker import worker
 
 PROGRAM = Path(__file__).with_name("warm_program.py")
