@@ -293,7 +293,7 @@ class Dispatcher:
             entry.become(bound, choice.offline)
             entry.seconds["load"] = time.perf_counter() - start
             self.entries = (*self.entries, entry)
-            say = f"{self.name}: plan {bound.key[:12]} from disk in {entry.took('load')}"
+            say = f"{self.name}: plan {bound.stored.key[:12]} from disk in {entry.took('load')}"
             log.say(log.CACHE, say)
             return True
         return False
