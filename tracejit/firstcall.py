@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tracejit.entry import Entry
 from tracejit.runtime import forks, log
 from tracejit.runtime.errors import RanEagerly
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import worker
@@ -35,13 +36,7 @@ def record(
     """Run and record the call, under the dispatcher's lock; `because` of what none of the entries
     does. Gives the call's own result, or raises its own error."""
     start = time.perf_counter()
-    observer = Observer(dispatcher.function, args, kwargs)
-    result, recording = record_calls(dispatcher.function, args, kwargs, observer=observer)
-    if recording.refused is None and recording.graph is not None:
-        guards = observer.finish(recording)
-    else:
-        observer.release()
-        guards = recording.refused or Reason("op", "nothing was recorded")
+    result, recording, guards = observed(dispatcher.function, args, kwargs)
     if isinstance(guards, Reason):
         refuse(dispatcher, signature, guards)
         return result
@@ -52,6 +47,18 @@ def record(
     dispatcher.entries = (*dispatcher.entries, entry)
     compile(dispatcher, entry, recording, choice)
     return result
+
+
+def observed(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Recording, GuardSet | Reason]:
+    """Run a call: its result, what was recorded, and the guards, or why it cannot be captured."""
+    observer = Observer(function, args, kwargs)
+    result, recording = record_calls(function, args, kwargs, observer=observer)
+    if recording.refused is None and recording.graph is not None:
+        return result, recording, observer.finish(recording)
+    observer.release()
+    return result, recording, recording.refused or Reason("op", "nothing was recorded")
 
 
 def refuse(dispatcher: Dispatcher, signature: Any, reason: Reason) -> None:
