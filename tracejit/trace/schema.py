@@ -58,7 +58,7 @@ NOTHING = frozenset(
 )
 RESHAPES = frozenset(
     {"aten.t_", "aten.transpose_", "aten.squeeze_", "aten.squeeze_.dim", "aten.squeeze_.dims"}
-    | {"aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_"}
+    | {"aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_", "aten.as_strided_"}
 )
 STATS = frozenset(
     {"aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm"}
