@@ -26,7 +26,7 @@ from tracejit.runtime.reasons import Reason
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.generators import Generators
-from tracejit.trace.meta import tensors_in, without_values
+from tracejit.trace.meta import raises_without_data, tensors_in, without_values
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
@@ -74,13 +74,9 @@ class Recorder(Mode):  # type: ignore[misc]
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
         before = {} if observer is None else observer.tree.generators
-        self.generators = Generators(self.graph, self.storages, self.origins.here, before)
-        self.watch = Watch(
-            self.refuse, self.listed, self.inside, self.adopt, self.state, self.stated
-        )
-        self.steps = Steps(
-            self.graph, self.storages, self.origins.here, self.watch, self.generators
-        )
+        self.generators = Generators(self.storages, before)
+        self.watch = Watch(self)
+        self.steps = Steps(self.storages, self.watch, self.generators)
         self.refused: Reason | None = None
         self.calls = 0
         self.aside = False  # what torch is asked now is none of the call's
@@ -292,31 +288,6 @@ class Recorder(Mode):  # type: ignore[misc]
         ]
 
 
-def raises_without_data(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-) -> bool:
-    """Whether a call that raised does so for its arguments' dtypes and sizes, which are guarded:
-    then it raises for tensors without data too (if in other words), and so does every such call."""
-    if func._schema.is_mutable:
-        return False  # it may have written something first
-
-    try:
-        with private.without_modes():
-            func(*_without_data(args), **{name: _without_data(v) for name, v in kwargs.items()})
-    except Exception as again:
-        return type(again) is type(error)
-    return False
-
-
-def _without_data(item: Any) -> Any:
-    """An argument with tensors on the meta device in the place of others."""
-    if isinstance(item, (list, tuple)):
-        return [_without_data(part) for part in item]
-    if isinstance(item, torch.Tensor):
-        return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
-    return item
-
-
 def _where(tensor: torch.Tensor) -> int:
     """The address of a tensor's storage; 0 for one without (sparse, or a lazy module's)."""
     try:
@@ -327,16 +298,7 @@ def _where(tensor: torch.Tensor) -> int:
 
 def _given(fn: Any, args: Any, kwargs: Any) -> list[tuple[torch.Tensor, int, bool]]:
     """Tensors that the call is given, their memory, and whether they require gradients."""
-    found: list[torch.Tensor] = []
-    stack: list[Any] = [args, kwargs]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            stack.extend(item)
+    found = list(tensors_in((args, kwargs)))
     module = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
     if isinstance(module, torch.nn.Module):
         found += [*module.parameters(), *module.buffers()]
