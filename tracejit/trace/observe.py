@@ -14,9 +14,9 @@ import contextvars
 import functools
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,9 +26,8 @@ from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS, instance_dict
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import namespaces, purity
+from tracejit.trace import conclude, namespaces, purity
 from tracejit.trace.changes import Change
-from tracejit.trace.conclude import Conclusion
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
 from tracejit.trace.generators import METHODS
@@ -50,6 +49,7 @@ from tracejit.trace.reads import passes_on
 from tracejit.trace.recording import Recording, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
+T = TypeVar("T")
 _HOOK_DETAILS = (
     "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
@@ -333,18 +333,11 @@ class Observer:
 
     def changes(self) -> list[Change] | Reason:
         """What the call changed in what it reached, or why a plan cannot do the same."""
-        if self.reason is not None:
-            return self.reason
-        try:
-            return Conclusion(self).changes()
-        except Exception as error:
-            self.failed(error)
-            assert self.reason is not None
-            return self.reason
+        return self._unless_refused(conclude.changes)
 
     def reached(self) -> dict[int, int]:
         """Objects that were there before the call: their nodes by id."""
-        return Conclusion(self).reached()
+        return conclude.reached(self)
 
     def holds(self, value: Any) -> int:
         """How often an object is held here."""
@@ -355,15 +348,19 @@ class Observer:
         """The guards of the call that was recorded, or why it cannot be guarded. To be called
         once."""
         try:
-            if self.reason is not None:
-                return self.reason
-            return Conclusion(self).guards(recording)
-        except Exception as error:
-            self.failed(error)
-            assert self.reason is not None
-            return self.reason
+            return self._unless_refused(conclude.guards, recording)
         finally:
             self.release()
+
+    def _unless_refused(self, conclusion: Callable[..., T], *given: Any) -> T | Reason:
+        """What is concluded, or why nothing is."""
+        if self.reason is None:
+            try:
+                return conclusion(self, *given)
+            except Exception as error:
+                self.failed(error)
+        assert self.reason is not None
+        return self.reason
 
     def release(self) -> None:
         """Let go of all that the call reached."""

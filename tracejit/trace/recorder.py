@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.canonical import WRAPPED
+from tracejit.trace.changes import Change
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.generators import Generators
 from tracejit.trace.meta import raises_without_data, tensors_in, without_values
@@ -87,12 +88,8 @@ class Recorder(Mode):  # type: ignore[misc]
     @contextmanager
     def running(self, observer: Any) -> Iterator[None]:
         """Everything that must surround the call."""
-        if observer is None:
-            with being_recorded(), self, watching(self.watch):
-                yield
-        else:
-            with being_recorded(), self, observer, watching(self.watch):
-                yield
+        with being_recorded(), self, observer or nullcontext(), watching(self.watch):
+            yield
 
     def refuse(self, why: Refused) -> None:
         """Give up recording; the first reason counts."""
@@ -219,24 +216,25 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def finish(self, result: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
-        made = None
         if self.refused is None:
             try:
                 changes = [] if observer is None else observer.changes()
-                if isinstance(changes, Reason):
-                    self.refused = changes
-                else:
-                    reached = {} if observer is None else observer.reached()
-                    made = encode(result, changes, reached, self.storages, self.outside)
-                    given = self._generators(observer, reached)
-                    self._check_given()
-                    self._write_back()
+                if not isinstance(changes, Reason):
+                    return self._recording(result, changes, observer)
+                self.refused = changes
             except Exception as error:
                 self._failed(error)
                 # The call is over: nothing in it can be pointed at.
                 self.refused = self.refused and replace(self.refused, place=self.place)
-        if self.refused is not None or made is None:
-            return Recording(refused=self.refused, calls=self.calls)
+        return Recording(refused=self.refused, calls=self.calls)
+
+    def _recording(self, result: Any, changes: list[Change], observer: Any) -> Recording:
+        """The recording of a call that nothing speaks against so far. Raises Refused."""
+        reached = {} if observer is None else observer.reached()
+        made = encode(result, changes, reached, self.storages, self.outside)
+        generators = self._generators(observer, reached)
+        self._check_given()
+        self._write_back()
         return Recording(
             self.graph,
             self.storages.sources,
@@ -247,7 +245,7 @@ class Recorder(Mode):  # type: ignore[misc]
             made.held,
             sorted({change.node for change in changes}),
             calls=self.calls,
-            generators=given,
+            generators=generators,
         )
 
     def _generators(self, observer: Any, reached: dict[int, int]) -> list[torch.Generator]:
