@@ -69,7 +69,7 @@ def guards(observer: Observer, recording: Recording) -> GuardSet | Reason:
     for n, span in recording.spans.items():
         nodes.append(Node(found[span.of], "around", [span.offset, span.size], "memory"))
         found[n] = len(nodes) - 1
-    made = GuardSet(
+    return GuardSet(
         nodes,
         [found[n] for n in range(len(recording.sources))],
         observer.state,
@@ -81,8 +81,6 @@ def guards(observer: Observer, recording: Recording) -> GuardSet | Reason:
         [numbers[i] for i in recording.changed],
         [numbers[observer.tree.known[id(each)]] for each in recording.generators],
     )
-    made.check = made.compile(observer.fn)
-    return made
 
 
 def path_of(observer: Observer, index: int) -> str:
