@@ -15,7 +15,7 @@ import torch
 
 CORE, OWN, LIBRARY, USER = "core", "own", "library", "user"
 
-_TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
+TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OWN = tuple(
     {_HERE + os.sep}
@@ -35,7 +35,7 @@ def origin_of_file(filename: str) -> str:
     if filename.startswith(_OWN) and not filename.startswith(_MODELS):
         return OWN
     path = os.path.realpath(filename)
-    if path.startswith(_TORCH) or filename.startswith(_TORCH):
+    if path.startswith(TORCH) or filename.startswith(TORCH):
         return CORE
     if path.startswith(STDLIB) and not any(mark in path for mark in _SITE):
         return CORE
