@@ -20,7 +20,7 @@ from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, numel
 from tracejit.ops.strides import dense, separable
 from tracejit.ops.table import OPS
 from tracejit.runtime import private
-from tracejit.runtime.leaves import CONJUGATED, NEGATED, lazy_bits, physical
+from tracejit.runtime.aliases import CONJUGATED, NEGATED, lazy_bits, physical
 from tracejit.trace import spans
 from tracejit.trace.infer import Kwargs, Meta, infer, viewable
 from tracejit.trace.recording import Refused, Span
@@ -40,7 +40,7 @@ class Alias:
     strides: tuple[int, ...]
     offset: int
     device: str
-    lazy: int = 0  # see runtime.leaves.lazy_bits
+    lazy: int = 0  # see runtime.aliases.lazy_bits
     parent: Alias | None = None
     op: str = ""
     args: tuple[Arg, ...] = ()
