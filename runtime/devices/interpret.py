@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tracejit.runtime import private
-from tracejit.runtime.devices.base import Launchable, execute
+from tracejit.runtime.devices.base import Launchable, check_spans, execute
 from tracejit.runtime.devices.interpret_math import Library
 from tracejit.runtime.forks import gate
 from tracejit.runtime.kernel import Binary, KernelSource
@@ -55,22 +55,6 @@ class Interpreted:
             for program in range(self.source.grid):
                 builder.set_grid_idx(program, 0, 0)
                 self.function(*pointers, **self.source.constants)
-
-
-def check_spans(source: KernelSource, tensors: tuple[torch.Tensor, ...]) -> None:
-    """Raise ValueError unless each parameter has a CPU tensor whose memory holds all that the
-    kernel may reach.
-    """
-    if len(tensors) != len(source.params):
-        raise ValueError(f"{source.name} takes {len(source.params)} tensors, not {len(tensors)}")
-    for (name, _), span, tensor in zip(source.params, source.spans, tensors, strict=True):
-        if not tensor.is_cpu:
-            raise ValueError(f"{source.name} runs on the CPU, and {name} is on {tensor.device}")
-        held = tensor.untyped_storage().nbytes() // tensor.itemsize - tensor.storage_offset()
-        if span > held and source.grid:
-            raise ValueError(
-                f"{source.name} reaches {span} elements through {name}, which has {held}"
-            )
 
 
 def pointer(tensor: torch.Tensor, kind: Any) -> Any:

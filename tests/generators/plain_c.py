@@ -22,20 +22,7 @@ from tracejit.runtime.devices.base import check_spans
 from tracejit.runtime.kernel import Binary
 from tracejit.runtime.targets import BACKENDS, Choice
 
-COMMAND = [
-    "cc",
-    "-x",
-    "c",
-    "-std=gnu11",
-    "-O1",
-    "-shared",
-    "-fPIC",
-    "-fwrapv",
-    "-ffp-contract=off",
-    "-",
-    "-lm",
-    "-o",
-]
+COMMAND = "cc -x c -std=gnu11 -O1 -shared -fPIC -fwrapv -ffp-contract=off - -lm -o".split()
 HEAD = r"""
 #include <stdbool.h>
 #include <stdint.h>
@@ -76,73 +63,15 @@ TO, FROM = (
     dict.fromkeys(MEMORY, "{}") | {dtype: f"{way}_{dtype}({{}})" for dtype in HALVES}
     for way in ("to", "from")
 )
-SIGNS = [
-    "add",
-    "+",
-    "sub",
-    "-",
-    "mul",
-    "*",
-    "div",
-    "/",
-    "idiv",
-    "/",
-    "imod",
-    "%",
-    "eq",
-    "==",
-    "ne",
-    "!=",
-    "lt",
-    "<",
-    "le",
-    "<=",
-    "gt",
-    ">",
-    "ge",
-    ">=",
-    "shl",
-    "<<",
-    "shr",
-    ">>",
-    "and",
-    "&",
-    "or",
-    "|",
-    "xor",
-    "^",
-]
-ONE = [
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log10",
-    "log1p",
-    "sqrt",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erf",
-    "erfc",
-    "lgamma",
-    "floor",
-    "ceil",
-    "trunc",
-    "isnan",
-    "signbit",
-]
-TWO = ["fmod", "fmin", "fmax", "pow", "atan2", "hypot", "copysign", "nextafter", "philox"]
+SIGNS = (
+    "add + sub - mul * div / idiv / imod % eq == ne != lt < le <= gt > ge >= shl << shr >> and & "
+    "or | xor ^"
+).split()
+ONE = (
+    "exp exp2 expm1 log log2 log10 log1p sqrt sin cos tan asin acos atan sinh cosh tanh asinh "
+    "acosh atanh erf erfc lgamma floor ceil trunc isnan signbit"
+).split()
+TWO = "fmod fmin fmax pow atan2 hypot copysign nextafter philox".split()
 RULES = {
     **{word: f"{{0}} {sign} {{1}}" for word, sign in zip(SIGNS[::2], SIGNS[1::2], strict=True)},
     **{word: f"{word}({{0}})" for word in ONE},
@@ -166,7 +95,7 @@ FIRST = {  # is {0} beyond {1}?
 def register():
     """Add a row to each table. The targets that run here: none if `cc` does not know half types."""
     ROWS["c"] = (__name__, __name__)
-    DEVICES["c"] = (__name__, "PlainC")
+    DEVICES["c"] = __name__
     BACKENDS["c"] = lambda device: Choice("c")
     try:
         return ["c"] if library("") else []
@@ -262,9 +191,7 @@ class Writer:
         return FROM[dtype].format(TO[dtype].format(text))  # halves are rounded
 
     def index(self, index: Index):
-        return " + ".join(
-            [*(f"{self.atom(a)} * {c}ll" for a, c in index.terms), f"{index.const}ll"]
-        )
+        return " + ".join([*(f"{self.atom(a)} * {c}ll" for a, c in index.terms), f"{index.const}ll"])
 
     def atom(self, atom):
         if isinstance(atom, (Axis, Indirect)):
@@ -315,3 +242,6 @@ class PlainC:
 
     def synchronize(self):
         pass
+
+
+load = PlainC().load
