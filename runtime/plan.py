@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime import generators, private
+from tracejit.runtime.dtypes import TORCH
 from tracejit.runtime.externs import fastest
 from tracejit.runtime.hugepages import on_huge_pages
 from tracejit.runtime.reasons import Reason
@@ -135,8 +136,6 @@ def bindings(
 
 def _constant(kind: str, value: str) -> Any:
     if kind == "dtype":
-        from tracejit.ir.dtypes import TORCH
-
         return TORCH[value]
     if kind == "device":
         return torch.device(value)
@@ -153,8 +152,6 @@ def _kept(
 ) -> tuple[Callable[[], Tensors], Callable[[Tensors], None]]:
     """`take()` gives buffers that no other call has, `give(buffers)` puts them back. Calls that run
     at once, or that failed, cost a set each."""
-    from tracejit.ir.dtypes import TORCH
-
     allocate, spare = _allocator("cpu"), list[Tensors]()
 
     def take() -> Tensors:

@@ -11,8 +11,7 @@ from tracejit import compiler
 from tracejit.codegen.plan import place
 from tracejit.dispatch import Dispatcher, Entry, milliseconds
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
-from tracejit.ir.graph import Graph
-from tracejit.ir.text import show_type
+from tracejit.ir.graph import Graph, show_type
 from tracejit.runtime import cache, log, together
 from tracejit.runtime.bind import Bound, bind
 from tracejit.runtime.cache import Kernel, StoredPlan

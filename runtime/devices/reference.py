@@ -20,5 +20,5 @@ class Reference:
 
     def synchronize(self) -> None:
         """Wait for the GPU, if torch has used one."""
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()

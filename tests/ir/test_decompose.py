@@ -6,9 +6,9 @@ import torch
 import tracejit.ir.tail as tail
 from tracejit.ir.decompose import decompose
 from tracejit.ir.execute import call, execute, values_of
-from tracejit.ir.graph import map_values
+from tracejit.ir.graph import map_values, show
 from tracejit.ir.rewrite import RewriteError
-from tracejit.ir.text import parse, show
+from tracejit.ir.text import parse
 from tracejit.ir.verify import verify
 from tracejit.ops.table import OPS, Kind, Op, kind_of
 

@@ -262,5 +262,5 @@ def bound(node: Node) -> dict[str, Any]:
 
 @cache
 def _schema(op: str) -> dict[str, Any]:
-    arguments = function(op)._schema.arguments  # type: ignore[attr-defined]
+    arguments = function(op)._schema.arguments
     return {a.name: a.default_value for a in arguments}

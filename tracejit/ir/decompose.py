@@ -37,7 +37,7 @@ def _is_composite(node: Node) -> bool:
 def _expand(builder: Builder, node: Node) -> Result:
     row = OPS.get(node.op)
     if row is None:
-        return expand_rare(builder, node)
+        return expand_rare(builder, node, decompose)
     if not _is_composite(node):
         return None
     assert row.decompose is not None

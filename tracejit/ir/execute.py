@@ -74,10 +74,10 @@ def call(op: str, args: Sequence[Arg], kwargs: Mapping[str, Arg]) -> Any:
 
 
 @cache
-def function(op: str) -> Callable[..., Any]:
-    """What an op's name stands for. Raises AttributeError if torch has no such op."""
-    found: Callable[..., Any] = OWN.get(op) or externs.resolve(op)
-    return found
+def function(op: str) -> Any:
+    """What an op's name stands for: an OpOverload, or a function of ours. Raises AttributeError if
+    torch has no such op."""
+    return OWN.get(op) or externs.resolve(op)
 
 
 # Sizes that depend on data, although nothing in the schema says so.

@@ -85,8 +85,9 @@ def _linear(builder: Builder, node: Node) -> Value | None:
 
 
 def _opened(builder: Builder, node: Node) -> Value:
+    factors: list[Value]
     bias, *factors = (None if k is None else node.args[k] for k in PRODUCTS[node.op])
-    kept = factors[0].dtype  # type: ignore[union-attr]
+    kept = factors[0].dtype
     left, right = (widened(builder, f) for f in factors)
     dims = len(left.sizes)
     terms = builder(

@@ -112,7 +112,7 @@ def _check_type(arg: Arg, place: str) -> None:
 def _parameters(op: str) -> tuple[int, tuple[str, ...], frozenset[str]] | None:
     """How many positional parameters an op has, all their names, and those without a default."""
     try:
-        arguments = function(op)._schema.arguments  # type: ignore[attr-defined]
+        arguments = function(op)._schema.arguments
     except AttributeError:
         return None
     required = frozenset(a.name for a in arguments if not a.has_default_value())

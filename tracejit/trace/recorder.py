@@ -34,7 +34,6 @@ from tracejit.trace.schema import Does, composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
 
-Mode: Any = private.dispatch_mode()
 
 
 def record(
@@ -63,7 +62,7 @@ def record(
     return result, recording
 
 
-class Recorder(Mode):  # type: ignore[misc]
+class Recorder(private.TorchDispatchMode):
     """The state of one recording. `refused` is set once, and nothing is recorded after that."""
 
     def __init__(
