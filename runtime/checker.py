@@ -27,7 +27,8 @@ from tracejit.runtime import forks, log
 from tracejit.runtime.checktext import MISS, Function, Text
 from tracejit.runtime.ending import INPUTS, Ending
 from tracejit.runtime.errors import CompilerWarning
-from tracejit.runtime.guards import Failure, GuardSet
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.reasons import Failure
 
 Inputs = tuple[torch.Tensor, ...]
 MOST_CHURN = 2  # changes of one object's identity after which it is walked

@@ -65,7 +65,7 @@ SYMBOLS: dict[str, str] = {
     "torch.utils._python_dispatch._disable_current_modes":
         "some composite operations compute something else in the call that is recorded",
     "torch._ops.OpOverload": "operations and higher-order operators look alike",
-    "torch._ops.OpOverload._op_dk": "in inference mode an op may not give back its argument",
+    "torch.ops.aten.add.Tensor._op_dk": "in inference mode an op may not give back its argument",
     "torch.ops.aten.add.Tensor._schema": "what an op writes to is not known: nothing is recorded",
     "torch.ops.aten.add.Tensor._overloadname": "an op that writes has no twin that does not",
     "torch._C._dispatch_has_kernel_for_dispatch_key":
@@ -231,10 +231,13 @@ def is_device_context(mode: Any) -> bool:
     return isinstance(mode, at("torch.utils._device.DeviceContext"))
 
 
+# Where a module keeps its hooks; torch keeps those of all modules under "_global" and that name.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def module_hooks() -> tuple[dict[int, Any], ...]:
-    """The tables of hooks on all modules: after and before forward, after and before backward."""
-    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    return tuple(at(f"torch.nn.modules.module._global_{name}") for name in names)
+    """The hooks on all modules, in tables as HOOKS says."""
+    return tuple(at(f"torch.nn.modules.module._global{name}") for name in HOOKS)
 
 
 def profiler() -> Any:
@@ -253,8 +256,12 @@ def without_modes() -> Any:
 
 # --- ops ---
 
-schema_of: Callable[[Any], Any] = operator.attrgetter("_schema")
 overload_name: Callable[[Any], str] = operator.attrgetter("_overloadname")
+
+
+def schema_of(op: Any) -> Any:
+    """What torch says of an op; None for a function of ours."""
+    return getattr(op, "_schema", None)
 
 
 @functools.cache
@@ -430,31 +437,13 @@ def triton_driver() -> Any:
     return at("triton.runtime.driver.driver").active
 
 
-# --- llvmlite: functions of LLVM without the lock that llvmlite holds around each. Where modules
-# have contexts of their own, LLVM needs none. ---
+# --- llvmlite ---
 
 
-def run_llvm_passes(manager: Any, module: Any, passes: Any) -> None:
-    """`manager.run(module, passes)`."""
-    _unlocked("LLVMPY_RunNewModulePassManager")(manager, module, passes)
-
-
-def emit_llvm_object(machine: Any, module: Any) -> bytes:
-    """`machine.emit_object(module)`."""
+def without_lock(name: str) -> Callable[..., Any]:
+    """A function of LLVM without the lock that llvmlite holds around each. Where modules have
+    contexts of their own, LLVM needs none."""
     from llvmlite.binding import ffi
 
-    with ffi.OutputString() as problem:
-        buffer = _unlocked("LLVMPY_TargetMachineEmitToMemory")(machine, module, 1, problem)
-        if not buffer:
-            raise RuntimeError(str(problem))
-    try:
-        start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
-        return ctypes.string_at(start, size)
-    finally:
-        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
-
-
-def _unlocked(name: str) -> Any:
-    from llvmlite.binding import ffi
-
-    return at(f"llvmlite.binding.ffi.lib.{name}._cfn") or getattr(ffi.lib, name)
+    unlocked: Callable[..., Any] | None = at(f"llvmlite.binding.ffi.lib.{name}._cfn")
+    return unlocked or getattr(ffi.lib, name)

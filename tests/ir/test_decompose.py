@@ -191,7 +191,7 @@ def test_long_tail_is_remembered_but_not_the_place(without_rows, monkeypatch):
     )
     made = []
     real = tail._expanded
-    monkeypatch.setattr(tail, "_expanded", lambda node: made.append(node) or real(node))
+    monkeypatch.setattr(tail, "_expanded", lambda *given: made.append(given) or real(*given))
     new = check(graph)
     assert len(made) == 2  # the third has one argument twice
     assert {str(n.origin) for n in new.nodes} == {"m.py:3", "m.py:4", "m.py:5"}

@@ -18,6 +18,7 @@ from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ir.verify import verify
 from tracejit.ops.table import Kind, kind_of
 from tracejit.runtime.config import config
+from tracejit.runtime.private import schema_of
 
 Pass = Callable[[Graph], Graph]
 # Kinds that a generated kernel computes: it reads its operands wherever they lie.
@@ -33,7 +34,7 @@ def is_effect(node: Node) -> bool:
 def _has_effect(op: str) -> bool:
     if op in OWN:
         return draws(op)
-    schema = function(op)._schema
+    schema = schema_of(function(op))
     return draws(op) or sized_by_data(op) or bool(schema.is_mutable)
 
 

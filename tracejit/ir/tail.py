@@ -18,7 +18,7 @@ from tracejit.ir.execute import OWN, function, sized_by_data, values_of
 from tracejit.ir.graph import Arg, Graph, Node, Value, identity, map_values
 from tracejit.ir.rewrite import Builder, Result
 from tracejit.ops.table import Kind, kind_of
-from tracejit.runtime.private import TorchDispatchMode, core_decompositions, is_composite
+from tracejit.runtime.private import TorchDispatchMode, core_decompositions, is_composite, schema_of
 
 # Library calls whatever torch can expand them to: products, convolutions, pooling, attention,
 # recurrent layers, sorting, transforms, solvers; logspace, which eager computes in halves.
@@ -57,7 +57,7 @@ def expand_rare(builder: Builder, node: Node, decompose: Decompose) -> Result:
 
 def _has_decomposition(op: str) -> bool:
     found = function(op)
-    if found._schema.is_mutable or torch.Tag.nondeterministic_seeded in found.tags:
+    if schema_of(found).is_mutable or torch.Tag.nondeterministic_seeded in found.tags:
         return False
     return found in core_decompositions() or is_composite(found)
 
@@ -123,7 +123,7 @@ class Tape(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         seeded = torch.Tag.nondeterministic_seeded in func.tags
-        if func.namespace != "aten" or func._schema.is_mutable or seeded:
+        if func.namespace != "aten" or schema_of(func).is_mutable or seeded:
             raise Refused(str(func))
         result = func(*args, **kwargs)
         if func in _ALIASES:

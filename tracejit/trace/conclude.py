@@ -84,7 +84,7 @@ class Conclusion:
             nodes.append(Node(found[span.of], "around", key, "memory"))
             found[n] = len(nodes) - 1
         packages = {name: package_version(name) for name in self.coverage.packages if name}
-        guards = GuardSet(
+        return GuardSet(
             nodes,
             [found[n] for n in range(len(recording.sources))],
             self.observer.state,
@@ -96,8 +96,6 @@ class Conclusion:
             [numbers[i] for i in recording.changed],
             [numbers[self.tree.known[id(each)]] for each in recording.generators],
         )
-        guards.check = guards.compile(self.observer.fn)
-        return guards
 
     def source(self, tensor: torch.Tensor) -> int | None:
         """The node of an input; a reference if no path reaches it; None if the call made it."""

@@ -327,7 +327,7 @@ class Observer:
             return
         attributes = instance_dict(module)
         # Without gradients, hooks of the backward pass are not called.
-        for name in state.HOOKS if torch.is_grad_enabled() else state.HOOKS[:2]:
+        for name in private.HOOKS if torch.is_grad_enabled() else private.HOOKS[:2]:
             hooks = attributes.get(name)
             if hooks:
                 self.called_hooks(node, name, hooks)

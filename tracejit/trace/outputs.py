@@ -299,8 +299,7 @@ def _made(tensor: torch.Tensor) -> Tree:
     requires gradients. Raises Refused for one that leads to others."""
     if not tensor.is_leaf:
         raise Refused("autograd", "the result requires gradients")
-    hooks = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
-    if any(hooks) or (tensor.requires_grad and tensor.grad is not None):
+    if any(private.tensor_hooks(tensor)) or (tensor.requires_grad and tensor.grad is not None):
         raise Refused("autograd", "a new tensor with a gradient or with hooks is returned")
     fields = vars(tensor)
     if not all(map(constants.is_constant, fields.values())):

@@ -35,7 +35,6 @@ from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
 
 
-
 def record(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, observer: Any = None
 ) -> tuple[Any, Recording]:
@@ -68,7 +67,7 @@ class Recorder(private.TorchDispatchMode):
     def __init__(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
@@ -296,7 +295,7 @@ def raises_without_data(
 ) -> bool:
     """Whether a call that raised does so for its arguments' dtypes and sizes, which are guarded:
     then it raises for tensors without data too (if in other words), and so does every such call."""
-    if func._schema.is_mutable:
+    if private.schema_of(func).is_mutable:
         return False  # it may have written something first
 
     try:
@@ -319,7 +318,7 @@ def _without_data(item: Any) -> Any:
 def _where(tensor: torch.Tensor) -> int:
     """The address of a tensor's storage; 0 for one without (sparse, or a lazy module's)."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return private.storage_key(tensor.untyped_storage())
     except (NotImplementedError, RuntimeError, ValueError):
         return 0
 
