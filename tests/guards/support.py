@@ -12,7 +12,7 @@ import torch
 from tracejit.runtime.checker import Checker
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import Failure, Reason
-from tracejit.trace.conclude import Conclusion
+from tracejit.trace.conclude import path_of
 from tracejit.trace.observe import Observer
 from tracejit.trace.recording import Recording
 
@@ -41,8 +41,11 @@ def changes_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
     observer = observed(fn, *args, **kwargs)
     changes = observer.changes()
     assert isinstance(changes, list), changes
-    path = Conclusion(observer).words
-    found = [f"{c.kind} {path(c.node)}.{c.key} = {c.values} {c.place}".strip() for c in changes]
+    paths = [path_of(observer, c.node) for c in changes]
+    found = [
+        f"{c.kind} {path}.{c.key} = {c.values} {c.place}".strip()
+        for c, path in zip(changes, paths, strict=True)
+    ]
     observer.release()
     return found
 
