@@ -217,7 +217,7 @@ def _keeping_random_state(run: Run, manifest: Mapping[str, Any]) -> Run:
         states = generators.states(inputs[tensors:], sorted(devices))
         try:
             return run(inputs)
-        except Exception:
+        except Exception:  # whatever ends the plan
             generators.restore(states)
             raise
 

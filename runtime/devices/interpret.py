@@ -158,7 +158,7 @@ def rounding_semantic() -> Any:
     interpreter = private.triton_interpreter()
     base: Any = interpreter.InterpreterBuilder
 
-    class Builder(base):  # type: ignore[misc]
+    class Builder(base):  # type: ignore[misc]  # Triton has no types
         options: Any
 
         def __init__(self) -> None:

@@ -45,6 +45,6 @@ def _expand(builder: Builder, node: Node) -> Result:
         found: Result = row.decompose(builder, *node.args, **node.kwargs)
     except RewriteError:
         raise
-    except Exception as error:
+    except Exception as error:  # a row's, of any type: it is told with its node
         raise RewriteError(f"decomposing {describe(node)} failed: {error!r}") from error
     return found

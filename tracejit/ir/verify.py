@@ -129,7 +129,7 @@ def _check_results(node: Node, place: str) -> None:
         expected = metas_of(row.shape(*node.args, **node.kwargs))
     except DataDependent:
         return
-    except Exception as error:
+    except Exception as error:  # a row's, of any type: it is told with its node
         raise VerifyError(f"{place}: its shape rule fails: {error!r}") from error
     found = tuple((v.dtype, v.sizes) for v in node.outputs)
     if found != expected:

@@ -35,7 +35,7 @@ def raises_without_data(
     try:
         with private.without_modes():
             func(*_without_data(args), **{name: _without_data(v) for name, v in kwargs.items()})
-    except Exception as again:
+    except Exception as again:  # torch's, of any type: only which is asked
         return type(again) is type(error)
     return False
 

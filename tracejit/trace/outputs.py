@@ -268,7 +268,7 @@ def is_plain_object(item: Any) -> bool:
     kind = type(item)
     own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__")
     changed = any(getattr(kind, n, None) is not getattr(object, n, None) for n in own)
-    slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]  # CPython's
     is_module = isinstance(item, torch.nn.Module)
     return hasattr(item, "__dict__") and not changed and not slots and not is_module
 

@@ -117,7 +117,7 @@ class Recorder(private.TorchDispatchMode):
             self.aside = True
             try:
                 work(*given)
-            except Exception as error:
+            except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
             finally:
                 self.aside = False
@@ -162,7 +162,7 @@ class Recorder(private.TorchDispatchMode):
         self._advance(step, None)
         try:
             result = func(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # the op's, of any type: it goes on to the user
             if not raises_without_data(func, args, kwargs, error):
                 self.refuse(Refused("raised", f"{facts.name} raised {type(error).__name__}"))
             raise
@@ -197,7 +197,7 @@ class Recorder(private.TorchDispatchMode):
             step.send(result)
         except StopIteration:
             pass
-        except Exception as error:
+        except Exception as error:  # ours: it must not end the user's call
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
@@ -220,7 +220,7 @@ class Recorder(private.TorchDispatchMode):
                 if not isinstance(changes, Reason):
                     return self._recording(result, changes, observer)
                 self.refused = changes
-            except Exception as error:
+            except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
                 # The call is over: nothing in it can be pointed at.
                 self.refused = self.refused and replace(self.refused, place=self.place)
