@@ -12,8 +12,7 @@ from tracejit.codegen.plan import place
 from tracejit.compiler import StageFailed
 from tracejit.entry import Entry
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
-from tracejit.ir.graph import Graph
-from tracejit.ir.text import show_type
+from tracejit.ir.graph import Graph, show_type
 from tracejit.runtime import cache, log, together
 from tracejit.runtime.bind import bind
 from tracejit.runtime.cache import Kernel, Record, StoredPlan

@@ -171,7 +171,7 @@ class Pipeline:
             yield made.append
         except Leaving:
             raise
-        except Exception as error:
+        except Exception as error:  # of any type: it is told with its stage
             text = f"{type(error).__name__}: {error}"
             self.history.append(Stage(name, time.perf_counter() - start, str, text))
             raise StageFailed(name, error) from error

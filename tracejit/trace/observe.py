@@ -81,7 +81,7 @@ class Observer:
         self.previous: Any = None
         try:
             self.roots(args, kwargs)
-        except Exception as error:
+        except Exception as error:  # ours: it must not end the user's call
             self.failed(error)
 
     def roots(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -260,7 +260,7 @@ class Observer:
             return
         attributes = instance_dict(module)
         # Without gradients, hooks of the backward pass are not called.
-        for name in state.HOOKS if torch.is_grad_enabled() else state.HOOKS[:2]:
+        for name in private.HOOKS if torch.is_grad_enabled() else private.HOOKS[:2]:
             hooks = attributes.get(name)
             if hooks:
                 self.called_hooks(node, name, hooks)
@@ -357,7 +357,7 @@ class Observer:
         if self.reason is None:
             try:
                 return conclusion(self, *given)
-            except Exception as error:
+            except Exception as error:  # as above
                 self.failed(error)
         assert self.reason is not None
         return self.reason
