@@ -21,8 +21,7 @@ from tracejit.runtime.identity import first_code
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.store import write_atomically
 from tracejit.runtime.targets import is_gpu
-from tracejit.trace.observe import Observer
-from tracejit.trace.recorder import record
+from tracejit.trace.recorder import observed
 from tracejit.trace.recording import Recording
 
 # Attributes by which code asks where it runs, or chooses it.
@@ -86,9 +85,7 @@ def recorded(
     dispatcher: Dispatcher, target: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Recording, GuardSet]:
     """The call's recording and guards. Raises NotBuilt."""
-    observer = Observer(dispatcher.function, args, kwargs)
-    _, recording = record(dispatcher.function, args, kwargs, observer=observer)
-    guards = recording.refused or observer.finish(recording)
+    _, recording, guards = observed(dispatcher.function, args, kwargs)
     if isinstance(guards, GuardSet) and guards.process_local:
         local = next(n for n in guards.nodes if n.step == "ref" or n.check == "is")
         text = f"it reads an object that no path reaches ({local.check} {local.expected})"

@@ -21,6 +21,7 @@ import torch
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
 from tracejit.runtime.ambient import being_recorded, traced
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.canonical import WRAPPED
@@ -28,6 +29,7 @@ from tracejit.trace.changes import Change
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.generators import Generators
 from tracejit.trace.meta import raises_without_data, tensors_in, without_values
+from tracejit.trace.observe import Observer
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
@@ -62,6 +64,19 @@ def record(
         recorder.close()
     recording.seconds = time.perf_counter() - start
     return result, recording
+
+
+def observed(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Recording, GuardSet | Reason]:
+    """Run `fn(*args, **kwargs)` once, recorded and observed: its own result, the recording, and the
+    guards under which it is right, or why it cannot be used.
+    """
+    observer = Observer(fn, args, kwargs)
+    result, recording = record(fn, args, kwargs, observer=observer)
+    if recording.refused is not None:
+        observer.release()
+    return result, recording, recording.refused or observer.finish(recording)
 
 
 class Recorder(Mode):  # type: ignore[misc]
