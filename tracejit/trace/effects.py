@@ -20,7 +20,7 @@ from tracejit.trace.reads import Reads, line_of_store
 
 
 @dataclass(slots=True)
-class Watch:
+class Watched:
     """One place that the call may write: how to read it, and what it held before."""
 
     node: int  # of the object that holds it
@@ -37,8 +37,8 @@ class Effects:
     """Watched places of one call."""
 
     def __init__(self) -> None:
-        self.watches: list[Watch] = []
-        self.seen: dict[tuple[Any, str], Watch] = {}
+        self.watches: list[Watched] = []
+        self.seen: dict[tuple[Any, str], Watched] = {}
 
     def add(
         self,
@@ -49,11 +49,11 @@ class Effects:
         code: CodeType,
         key: Any,
         counted: bool = False,
-    ) -> Watch:
-        """Watch a place once; `read` gives what it holds, without running user code."""
+    ) -> Watched:
+        """Watched a place once; `read` gives what it holds, without running user code."""
         watch = self.seen.get((key, name))
         if watch is None:
-            watch = Watch(node, step, name, read, read(), code, counted, {})
+            watch = Watched(node, step, name, read, read(), code, counted, {})
             self.seen[key, name] = watch
             self.watches.append(watch)
         watch.counted = watch.counted and counted
@@ -151,6 +151,6 @@ def held_by(value: Any, name: str) -> Any:
     return MISSING
 
 
-def place_of(watch: Watch) -> str:
+def place_of(watch: Watched) -> str:
     """file:line of the store."""
     return f"{watch.code.co_filename}:{line_of_store(watch.code, watch.name)}"

@@ -16,9 +16,10 @@ from tracejit.ir.graph import Value, numel
 from tracejit.ops.strides import dense
 from tracejit.ops.views import inverse
 from tracejit.runtime import constants, private
+from tracejit.trace.aliases import Alias, Storage
 from tracejit.trace.changes import Change
 from tracejit.trace.recording import Refused
-from tracejit.trace.storages import Alias, Storage, Storages, check_type
+from tracejit.trace.storages import Storages, check_type
 
 Tree = dict[str, Any]
 

@@ -20,10 +20,9 @@ import torch
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, USER, is_user_code
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
-from tracejit.trace import namespaces, purity
+from tracejit.trace import modules, namespaces, purity
 from tracejit.trace.effects import Effects, held_by
 from tracejit.trace.kinds import (
-    HOLDERS,
     ITERATORS,
     REMEMBERING,
     ROUTINES,
@@ -297,7 +296,7 @@ class Reach:
         if computed and node >= 0:
             self.tree.child(node, "dict", None, attributes)
         if isinstance(value, torch.nn.Module):
-            self.module(plan, value, node, attributes, None if computed else names, depth)
+            modules.parts(self, plan, value, node, None if computed else names, depth)
         kind = type(value)
         # What a user's class holds may change between calls.
         known = self.classes.setdefault(id(plan), {}) if is_user_code(kind) else plan.classes
@@ -311,38 +310,6 @@ class Reach:
                 self.absences(plan.loads, value, node)
             elif reads.optional:
                 self.absences(reads.optional, value, node)
-
-    def module(
-        self, plan: Plan, value: Any, node: int, attributes: dict[str, Any],
-        names: frozenset[str] | None, depth: int,
-    ) -> None:  # fmt: skip
-        """Submodules, parameters and buffers by name; all (`names` is None) of the containers of
-        torch.nn.
-        """
-        whole = names is None or isinstance(value, HOLDERS)
-        for step, table in TABLES.items():
-            held = attributes.get(table)
-            if held is None:
-                continue
-            if whole and node >= 0 and self.tree.nodes[node].step != "ref":
-                self.tree.child(node, "attr", table, held)
-            for name in list(held) if names is None or whole else sorted(held.keys() & names):
-                if isinstance(value, HOLDERS) and plan.origin == CORE and node >= 0:
-                    self.child(node, step, name, held[name])
-                else:
-                    self.step(plan, node, step, name, held[name], depth)
-
-    def tables(self, plan: Plan, value: torch.nn.Module) -> None:
-        """All submodules, parameters and buffers of a reached module (torch walks them)."""
-        node = self.tree.known.get(id(value), -1)
-        if node < 0 or self.tree.nodes[node].step == "ref":
-            return
-        for step, table in TABLES.items():
-            held = instance_dict(value).get(table)
-            if held is not None:
-                self.tree.child(node, "attr", table, held)
-                for name in list(held):
-                    self.child(node, step, name, held[name])
 
     def inherited(
         self, plan: Plan, value: Any, node: int, kind: type, names: tuple[str, ...],

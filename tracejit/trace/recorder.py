@@ -26,7 +26,6 @@ from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.changes import Change
-from tracejit.trace.constants import Watch, watching
 from tracejit.trace.generators import Generators
 from tracejit.trace.meta import raises_without_data, tensors_in, without_values
 from tracejit.trace.observe import Observer
@@ -36,6 +35,7 @@ from tracejit.trace.recording import Recording, Refused, foreign_profiler
 from tracejit.trace.schema import Does, composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
+from tracejit.trace.watch import Watch, watching
 
 Mode: Any = private.dispatch_mode()
 
