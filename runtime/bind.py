@@ -3,33 +3,30 @@ rebuild outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from tracejit.runtime import devices, log, outputs
-from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
+from tracejit.runtime.cache import Cache, Record, StoredPlan
 from tracejit.runtime.forks import gate
 from tracejit.runtime.guards import GuardSet
-from tracejit.runtime.plan import Plan, Run, load
+from tracejit.runtime.plan import Plan, Run, load, not_loaded
 from tracejit.runtime.reasons import Failure
 from tracejit.runtime.targets import Choice
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Everything that a call needs, and for explain the names of the record and the plan it came
-    from."""
+    """Everything that a call needs, and for explain what it came from."""
 
     plan: Plan
     recipe: outputs.Recipe
-    key: str
+    stored: StoredPlan
     record: str
     target: str
-    kernels: Mapping[str, Kernel]
-    report: Mapping[str, Any]
 
 
 def bind(guards: GuardSet, record: Record, stored: StoredPlan, choice: Choice) -> Bound:
@@ -41,7 +38,7 @@ def bind(guards: GuardSet, record: Record, stored: StoredPlan, choice: Choice) -
     """
     kernels: dict[str, Callable[..., Any]] = {}
     if choice.offline:
-        kernels = dict.fromkeys(stored.kernels, _not_here)
+        kernels = dict.fromkeys(stored.kernels, not_loaded)
     else:
         with gate:  # it imports, and a fork may not cut that
             for name, kernel in stored.kernels.items():
@@ -49,9 +46,7 @@ def bind(guards: GuardSet, record: Record, stored: StoredPlan, choice: Choice) -
     plan = load(stored.text, stored.manifest, kernels, f"plan {stored.key[:12]}")
     if guards.state["grad mode"] and stored.manifest["externs"] and guards.leads_to_gradients():
         plan = replace(plan, run=_without_gradients(plan.run), shown=_without_gradients(plan.shown))
-    recipe = outputs.spelled(record.outputs)
-    names = stored.key, record.key, choice.target
-    return Bound(plan, recipe, *names, stored.kernels, stored.report)
+    return Bound(plan, outputs.spelled(record.outputs), stored, record.key, choice.target)
 
 
 def _without_gradients(run: Run) -> Run:
@@ -106,7 +101,3 @@ def bind_record(
         return None
     store.used(function_key, record, [kernel.key for kernel in stored.kernels.values()])
     return bound
-
-
-def _not_here(*tensors: Any) -> None:
-    raise AssertionError("a kernel for a target that is not here was launched")

@@ -11,6 +11,8 @@ from tracejit.runtime import private
 from tracejit.runtime.outputs import Recipe
 from tracejit.runtime.plan import Leave, Run
 
+MISS: Any = object()  # what a check returns instead: something differs from what was bound
+
 
 @dataclass(frozen=True)
 class Ending:

@@ -97,10 +97,6 @@ class GuardSet:
     def path(self, index: int) -> str:
         """The access path of a node as a person writes it: `self.layers[3].dropout.p`."""
         node = self.nodes[index]
-        if node.step == "fn":
-            return str(node.key)
-        if node.step in ("args", "kwargs"):
-            return node.step
         if node.parent < 0:
             return print_step("", node.step, node.key)
         parent = self.nodes[node.parent]

@@ -96,6 +96,11 @@ def load(
     return Plan(function({}), text, dict(manifest), lambda inputs: profiled()(inputs))
 
 
+def not_loaded(*tensors: torch.Tensor) -> None:
+    """Stands for the kernels of a plan that is loaded without them."""
+    raise AssertionError("a kernel that was not loaded was launched")
+
+
 def _seen(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A call that torch's profiler shows."""
 

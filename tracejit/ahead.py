@@ -16,10 +16,10 @@ from tracejit.runtime import bundle, cache
 from tracejit.runtime.bundle import Bundle
 from tracejit.runtime.config import FLAGS, TARGET
 from tracejit.runtime.errors import BadOption, BuildWarning, CompilerError, NotBuilt
+from tracejit.runtime.files import write_atomically
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import first_code
 from tracejit.runtime.reasons import Failure, Reason
-from tracejit.runtime.store import write_atomically
 from tracejit.runtime.targets import is_gpu
 from tracejit.trace.recorder import observed
 from tracejit.trace.recording import Recording

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 import torch
 
 from tracejit.dispatch import Dispatcher, Options
-from tracejit.runtime.checktext import MISS
+from tracejit.runtime.ending import MISS
 from tracejit.runtime.errors import BadOption, NotCompilable, NotCompiled
 from tracejit.runtime.plan import Leave
 from tracejit.runtime.targets import BACKENDS

@@ -20,8 +20,8 @@ import torch
 from tracejit.entry import Entry
 from tracejit.runtime import ambient, cache, forks, log, targets
 from tracejit.runtime.checker import Checker, Nobody
-from tracejit.runtime.checktext import MISS
 from tracejit.runtime.config import config
+from tracejit.runtime.ending import MISS
 from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
 from tracejit.runtime.identity import defined_at, describe, function_key
 from tracejit.runtime.plan import Leave
@@ -293,7 +293,7 @@ class Dispatcher:
             entry.become(bound, choice.offline)
             entry.seconds["load"] = time.perf_counter() - start
             self.entries = (*self.entries, entry)
-            say = f"{self.name}: plan {bound.key[:12]} from disk in {entry.took('load')}"
+            say = f"{self.name}: plan {bound.stored.key[:12]} from disk in {entry.took('load')}"
             log.say(log.CACHE, say)
             return True
         return False

@@ -13,7 +13,7 @@ from tracejit.dispatch import Dispatcher
 from tracejit.entry import Entry
 from tracejit.runtime import cache, sharing
 from tracejit.runtime.bind import Bound
-from tracejit.runtime.cache import Kernel
+from tracejit.runtime.cache import Kernel, StoredPlan
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.worker import worker
@@ -199,7 +199,7 @@ def _explained(dispatcher: Dispatcher) -> Explanation:
     return Explanation(
         dispatcher.name,
         dispatcher.options.backend,
-        [_entry_report(entry, dispatcher) for entry in dispatcher.entries],
+        [_entry_report(entry) for entry in dispatcher.entries],
         list(dispatcher.reasons),
         _recompiled(dispatcher),
         [_explained(part.dispatcher) for part in made],
@@ -215,7 +215,7 @@ def _recompiled(dispatcher: Dispatcher) -> list[Recompile]:
     ]
 
 
-def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
+def _entry_report(entry: Entry) -> EntryReport:
     bound = entry.bound
     if bound is None:
         return EntryReport(entry.source, str(entry.reason), seconds=dict(entry.seconds))
@@ -223,19 +223,26 @@ def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
         source=entry.source,
         state=_state(entry, bound),
         target=bound.target,
-        plan=bound.key,
-        record=bound.record,
         seconds=dict(entry.seconds),
-        program=dict(bound.report) or cache.shared().read_report(bound.key),
-        manifest=bound.plan.manifest,
-        plan_text=bound.plan.text,
-        kernels=bound.kernels,
-        graph=_graph(entry, bound, dispatcher),
+        program=bound.stored.report or cache.shared().read_report(bound.stored.key),
         tree=entry.tree,
         decisions=entry.decisions,
-        hits=cache.shared().store.hits(bound.record),
+        **plan_fields(bound.stored, bound.record),
         **guard_fields(entry.guards),
     )
+
+
+def plan_fields(stored: StoredPlan, record: str) -> dict[str, Any]:
+    """What an entry says of its plan."""
+    return {
+        "plan": stored.key,
+        "record": record,
+        "manifest": stored.manifest,
+        "plan_text": stored.text,
+        "kernels": stored.kernels,
+        "graph": stored.graph,
+        "hits": cache.shared().store.hits(record),
+    }
 
 
 def guard_fields(found: GuardSet) -> dict[str, Any]:
@@ -249,28 +256,14 @@ def guard_fields(found: GuardSet) -> dict[str, Any]:
     }
 
 
-def _graph(entry: Entry, bound: Bound, dispatcher: Dispatcher) -> str:
-    """The entry's graphs as text: from disk, else from the last compilation if it was this one."""
-    stored = stored_graph(bound.key)
-    recorded = [each for each in dispatcher.entries if each.source == "recorded"]
-    if stored or not recorded or recorded[-1] is not entry:
-        return stored
-    texts = [stage.text for stage in dispatcher.traces if stage.text.startswith("graph(")]
-    return "\n".join(dict.fromkeys((texts[0], texts[-1]))) if texts else ""
-
-
-def stored_graph(plan: str) -> str:
-    """The graphs in a plan's file; "" if it has none."""
-    item = cache.shared().store.read("plans", plan)
-    return item.text("graph.txt") if item is not None and "graph.txt" in item.parts else ""
-
-
 def _state(entry: Entry, bound: Bound) -> str:
     """Which plan the entry has, and what is special about it."""
     notes = [str(entry.reason)] if entry.reason is not None else []
     if entry.guards.process_local:
         notes.append("for this process only: a guard holds an object that no path reaches")
-    return f"plan {bound.key[:12]} for {bound.target}" + "".join(f" ({note})" for note in notes)
+    return f"plan {bound.stored.key[:12]} for {bound.target}" + "".join(
+        f" ({note})" for note in notes
+    )
 
 
 def last_traces(function: Any) -> list[Stage]:

@@ -20,9 +20,9 @@ import tracejit
 from tracejit.runtime import bundle, cache
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import BadBundle, BadOption, BuildWarning, NotBuilt, NotCompilable
+from tracejit.runtime.files import Item, decode, encode
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import Failure
-from tracejit.runtime.store import Item, decode, encode
 
 PROGRAM = Path(__file__).parent / "bundle_program.py"
 

@@ -63,7 +63,7 @@ KNOWN = {
     ),
     **dict.fromkeys(
         ("aten.t_", "aten.transpose_", "aten.squeeze_", "aten.squeeze_.dim", "aten.squeeze_.dims")
-        + ("aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_"),
+        + ("aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_", "aten.as_strided_"),
         Does.RESHAPE,
     ),
     **dict.fromkeys(

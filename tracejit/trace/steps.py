@@ -251,7 +251,10 @@ class Steps:
             raise Refused("mutation", "a tensor from outside changed its shape")
         result = yield
         op, where = described(facts.name.replace("_", ""), parent, result, args[1:], kwargs)
-        self.storages.view(result, parent, op, where)
+        if op:
+            self.storages.view(result, parent, op, where)
+        else:
+            self.storages.strided(result, parent.root)
 
     def write(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`x.add_(y)`: the functional op, cast to x's dtype, becomes x's value."""
