@@ -77,3 +77,11 @@ def key_of(tensor: torch.Tensor) -> Key:
         int(tensor.storage_offset()),
         lazy_bits(tensor),
     )
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """Where a tensor's storage is; 0 if it has none (sparse, functorch's, a lazy module's)."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return 0

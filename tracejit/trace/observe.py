@@ -236,17 +236,21 @@ class Observer:
         mark = (number, id(frame.f_globals))
         if mark not in self.globals_seen:
             self.globals_seen.add(mark)
-            if plan.origin != CORE:
-                namespaces.global_names(self.reach, plan, frame.f_globals)
-            elif frame.f_globals.get("F") is torch.nn.functional:
-                namespaces.functional(self.reach, plan)
-        for name in plan.loads & METHODS:
-            if passes_on(plan.code, name):  # of a generator, perhaps
-                self.refuse("random", f"passes {name} on", frame)
+            self.named(plan, frame)
         if asks:
             self.reach.asked(plan, local, frame.f_globals)
         if self.reach.problem is not None:
             self.refuse(*self.reach.problem, frame)
+
+    def named(self, plan: Plan, frame: FrameType) -> None:
+        """What a code object names: globals, and methods that only a call by itself shows."""
+        if plan.origin != CORE:
+            namespaces.global_names(self.reach, plan, frame.f_globals)
+        elif frame.f_globals.get("F") is torch.nn.functional:
+            namespaces.functional(self.reach, plan)
+        for name in plan.loads & METHODS:
+            if passes_on(plan.code, name):  # of a generator, perhaps
+                self.refuse("random", f"passes {name} on", frame)
 
     def outside(self, plan: Plan, local: dict[str, Any]) -> None:
         """Reads of the environment, and of whether a logger would emit."""

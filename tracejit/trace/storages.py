@@ -22,7 +22,7 @@ from tracejit.ops.strides import dense
 from tracejit.runtime import private
 from tracejit.runtime.leaves import CONJUGATED, NEGATED, lazy_bits, physical
 from tracejit.trace import descent, spans
-from tracejit.trace.aliases import Alias, Storage, key_of
+from tracejit.trace.aliases import Alias, Storage, key_of, memory_of
 from tracejit.trace.infer import Kwargs, Meta, infer, viewable
 from tracejit.trace.recording import Refused, Span
 
@@ -78,7 +78,10 @@ class Storages:
 
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether the call made a tensor: its memory, or this view of memory from outside."""
-        home = self.home(tensor)
+        where = memory_of(tensor)
+        home = self._known.get(where)
+        if where == 0:
+            return True
         if home is None or not home.outside:
             return home is not None
         given = any(tensor is each for each in (*self.sources, *self.lazy.values()))
@@ -209,9 +212,10 @@ class Storages:
 
     def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
         """`made` is another tensor on the memory of `data`, as that lies there."""
-        home = self.home(data)
+        where = memory_of(data)
+        home = self._known.get(where)
         seen = home is not None and not home.outside  # then it is known by how it looks
-        if not seen and not data.is_meta and data.layout is torch.strided:
+        if where and not seen and not data.is_meta and data.layout is torch.strided:
             alias = self.find(data)
             alias.home.objects[id(made)] = alias
 

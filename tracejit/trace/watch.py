@@ -61,8 +61,8 @@ Hook = Callable[[FrameType, str, Any], Any]
 
 
 class Watch(TorchFunctionMode):
-    """On the stack of modes during a watched call only. `plain`: the call has no tensor or array in
-    its arguments.
+    """Tells a recorder what it sees; on the stack of modes during a watched call only. `plain`:
+    that call has no tensor or array in its arguments.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -99,9 +99,9 @@ class Watch(TorchFunctionMode):
         if name in METHODS:
             if isinstance(owner, torch.Generator):
                 self.waiting = True
-                self.recorder.state(name, owner, frame)
+                self.recorder.apart(self.recorder.generators.called, name, owner, frame)
             return
-        if name == "requires_grad_" and tensor is not None and self.recorder.inside(tensor):
+        if name == "requires_grad_" and tensor is not None and self.recorder.storages.made(tensor):
             return  # a property of what the call made
         if name == "run_backward" and _only_gives_gradients(frame):
             return  # the backward pass runs below, and is recorded like anything else
@@ -110,7 +110,7 @@ class Watch(TorchFunctionMode):
                 self.recorder.refuse(Refused(escape[0], escape[1].format(name)))
         elif name == "tolist":
             if tensor is not None:
-                self.recorder.listed(tensor)
+                self.recorder.apart(self.recorder.steps.listed, tensor)
         elif name in ASIDE or tensor is not None or getattr(torch, name, None) is function:
             self.__enter__()  # type: ignore[no-untyped-call]
             self.active += 1
@@ -119,13 +119,13 @@ class Watch(TorchFunctionMode):
         """`nn.Parameter(data)` gave this."""
         data = frame.f_locals.get("data")
         if isinstance(made, torch.Tensor) and isinstance(data, torch.Tensor):
-            self.recorder.adopt(made, data)
+            self.recorder.apart(self.recorder.storages.adopt, made, data)
 
     def returned(self, failed: bool = False) -> None:
         """The watched call is over."""
         if self.waiting:
             self.waiting = False
-            self.recorder.stated(failed)
+            self.recorder.apart(self.recorder.generators.returned, failed)
         elif self.active:
             self.active -= 1
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
