@@ -23,7 +23,7 @@ from tracejit.fuse.lower import (
     kind_of,
     view_base,
 )
-from tracejit.fuse.scalar import in_order
+from tracejit.fuse.scalar import FUNCTIONS, in_order
 from tracejit.ir.convolutions import CONVOLUTION
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
@@ -33,11 +33,7 @@ from tracejit.ops.table import Kind
 SUMS = frozenset({*PRODUCTS, CONVOLUTION})  # what becomes a sum of products
 HEAVY_BYTES = 8
 LAUNCH_BYTES = 1 << 16
-_HEAVY_WORDS = """
-exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
-erf erfc erfinv lgamma pow atan2 hypot fmod idiv imod philox
-"""
-HEAVY = frozenset(_HEAVY_WORDS.split())
+HEAVY = frozenset({*FUNCTIONS, "pow", "atan2", "hypot", "fmod", "idiv", "imod", "philox"})
 
 
 @dataclass
