@@ -62,7 +62,7 @@ def _from_zero(nest: LoopNest) -> tuple[LoopNest, dict[str, int]]:
     offsets = {b: k for b, k in first.items() if k > 0 and b not in written}
     if not offsets:
         return nest, offsets
-    new = rewrite(nest, lambda index: index, nest.axes, offsets=offsets)
+    new = rewrite(nest, offsets=offsets)
     ends: dict[str, int] = {}  # of what is read
     for scalar in new.body():
         if isinstance(scalar.arg, Load) and scalar.arg.buffer in offsets:
