@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import triton
 
-from tracejit.fuse.scalar import FUNCTIONS, Number, Scalar
+from tracejit.fuse.scalar import FUNCTIONS, NoRule, Number, Scalar
 from tracejit.ir.dtypes import COMPUTED, FLOATS, HALVES, INTS, TORCH, itemsize
 from tracejit.runtime.philox import INCREMENTS, MULTIPLIERS, ROUNDS
 
@@ -27,13 +27,6 @@ SIGNED_ZEROS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 
 # How tightly an expression binds, as in Python.
 ATOM, UNARY, MUL, ADD, SHIFT, AND, XOR, OR, COMPARE, ANY = 100, 90, 80, 70, 60, 50, 40, 30, 20, 0
-
-
-class NoRule(NotImplementedError):
-    """The generator has no rule for a word of the vocabulary on this dtype."""
-
-    def __init__(self, word: str, dtype: str) -> None:
-        super().__init__(f"the Triton generator has no rule for {word!r} on {dtype}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def rule_for(scalar: Scalar) -> Rule:
         found = RULES.get((scalar.op, key))
         if found is not None:
             return found
-    raise NoRule(scalar.op, dtype)
+    raise NoRule("Triton", scalar.op, dtype)
 
 
 def cast_rule(source: str, target: str) -> Rule:
@@ -305,5 +298,5 @@ def combine_for(name: str, word: str | None, dtype: str) -> Combine:
         return _FIRST_OF[name, dtype in FLOATS]
     found = {**_COMBINE, **_COMBINE_FLOAT} if dtype in FLOATS else _COMBINE
     if word not in found:
-        raise NoRule(name, dtype)
+        raise NoRule("Triton", name, dtype)
     return found[word]
