@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from tracejit.codegen.memory import makes, span
+from tracejit.codegen.memory import makes
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Alias, Program, RunKernel, Slot, Step
 from tracejit.fuse.regroup import rewrite
@@ -90,7 +90,7 @@ class _Views:
             return name
         if (name, offset) not in self.known:
             base = self.slots[name]
-            sizes = (span(base) - offset,)
+            sizes = (base.span - offset,)
             out = replace(base, name=f"{name}_from_{offset}", sizes=sizes, strides=(1,))
             self.add(Alias(name, out, offset))
             self.known[name, offset] = out.name

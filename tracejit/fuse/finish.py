@@ -11,7 +11,6 @@ import torch
 
 from tracejit.fuse.index import Axis, FloorDiv, Index, Mod
 from tracejit.fuse.loopnest import Buffer, LoopNest
-from tracejit.fuse.lower import geometry, view_base
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -25,6 +24,7 @@ from tracejit.fuse.program import (
 )
 from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.schedule import Group, Schedule, schedule
+from tracejit.fuse.views import geometry, view_base
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Graph, Node, Value, map_values, numel
 
