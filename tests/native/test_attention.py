@@ -87,7 +87,7 @@ def slot(name: str, tensor: Tensor) -> Slot:
 def load(nest: Attention, target: str) -> Callable[..., None]:
     """The kernel, ready to be called with tensors."""
     source = generate_attention(nest, nest.name, target)
-    return devices.device_for("native").load(source, compile_kernel(source, target))
+    return devices.load(source, compile_kernel(source, target))
 
 
 def ours(call: Call, target: str) -> Tensor:
