@@ -30,12 +30,12 @@ class Matrix(Pairs):
         self, b: Builder, keys: Value, packed: Value, scores: Value, whole: Value
     ) -> None:
         cut, step = self.cut, self.key_step
-        with b.loop(const(I64, 0), whole, DEPTH, "chunk") as chunk:
+        with b.loop(0, whole, DEPTH, "chunk") as chunk:
             for i in range(2):
                 for v in range(cut.vectors):
                     unit.zero(b, 2 * i + v)
             ours = at(b, keys, times(b, chunk, step), I16)
-            with b.loop(const(I64, 0), const(I64, self.padded_width), DEPTH, "column") as column:
+            with b.loop(0, self.padded_width, DEPTH, "column") as column:
                 for i in range(2):
                     place = at(b, at(b, ours, i * SIDE * step, I16), column, I16)
                     unit.load(b, 4 + i, place, 2 * step)
@@ -67,7 +67,7 @@ class Matrix(Pairs):
             places = [at(b, sums, (first + i * SIDE) * cut.panel + v * SIDE) for i, v in tiles]
             for (i, v), place in zip(tiles, places):
                 unit.load(b, 2 * i + v, place, 4 * cut.panel)
-            with b.loop(const(I64, 0), whole, DEPTH, "chunk") as chunk:
+            with b.loop(0, whole, DEPTH, "chunk") as chunk:
                 ours = at(b, values, times(b, chunk, self.padded_columns), I16)
                 for i in range(rows):
                     tile = at(b, ours, (first + i * SIDE) * DEPTH, I16)
@@ -84,11 +84,11 @@ class Matrix(Pairs):
         cut = self.cut
         same = const(Type("i1", cut.lanes), 1)
         for factor in shrunk:
-            same = b.binary("and", same, b.fcmp("oeq", factor, const(self.wide, 1.0)))
+            same = b.binary("and", same, b.fcmp("oeq", factor, 1.0))
         every = b.intrinsic("llvm.vector.reduce.and", I1, same, suffix=same.type.suffix)
-        some = b.binary("xor", every, const(I1, 1))
+        some = b.binary("xor", every, 1)
         size = const(I64, self.padded_columns * cut.panel)
-        with b.when(some, "shrink"), b.loop(const(I64, 0), size, cut.panel, "row") as row:
+        with b.when(some, "shrink"), b.loop(0, size, cut.panel, "row") as row:
             for v, factor in enumerate(shrunk):
                 place = at(b, at(b, sums, row), v * cut.lanes)
                 b.store(b.fmul(b.load(place, self.wide), factor), place)

@@ -11,23 +11,8 @@ from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_amx import Matrix
 from tracejit.codegen.native.attention_pairs import WORDS, Pairs
 from tracejit.codegen.native.attention_panels import GRAIN_NS, Panels
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    plus,
-    times,
-    transpose,
-)
-from tracejit.codegen.native.builder import (
-    I16,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.attention_tiles import at, plus, times, transpose
+from tracejit.codegen.native.builder import I16, I32, I64, PTR, Builder, Type, Value, const, define
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
 
@@ -122,7 +107,7 @@ class Halves(Pairs):
                     else const(WORDS, 0)
                     for k in (2 * pair, 2 * pair + 1)
                 ]
-                high = b.binary("shl", rows[1], const(WORDS, 16))
+                high = b.binary("shl", rows[1], 16)
                 b.store(b.binary("or", rows[0], high), at(b, square, pair * SIDE), align=BYTES)
             transpose(b, SIDE, square, SIDE, at(b, values, times(b, first, DEPTH), I16), SIDE)
 
@@ -138,7 +123,7 @@ class Halves(Pairs):
         """Keys as they are, zeros behind their columns and behind the last one."""
 
         def rows(start: int, stop: int, write: Callable[[Value, int], Value]) -> None:
-            with b.loop(const(I64, start), const(I64, stop), 1, "k") as k:
+            with b.loop(start, stop, 1, "k") as k:
                 for first in range(0, self.padded_width, DEPTH):
                     place = at(b, at(b, to, times(b, k, self.padded_width), I16), first, I16)
                     b.store(write(k, first), place, align=BYTES)

@@ -67,8 +67,8 @@ class Blocks(Masks):
                 b, self.width, SHORT, lambda c, n: self._more(b, ours, packed, to, c, n, rows)
             )
 
-        whole = b.sub(count, b.binary("urem", count, const(I64, cut.tile)))
-        with b.loop(const(I64, 0), whole, cut.tile, "key") as first:
+        whole = b.sub(count, b.binary("urem", count, cut.tile))
+        with b.loop(0, whole, cut.tile, "key") as first:
             tile(first, cut.tile)
         rest = self.keys % cut.tile
         if rest:
@@ -98,7 +98,7 @@ class Blocks(Masks):
         cut, (keys, step, column) = self.cut, ours
         ours = at(b, keys, times(b, first, column)), step, column
         found = self._products(b, ours, at(b, packed, times(b, first, cut.panel)), depth, rows)
-        some, zero = b.icmp("ne", first, const(I64, 0)), const(self.wide, 0.0)
+        some, zero = b.icmp("ne", first, 0), const(self.wide, 0.0)
         for i, row in enumerate(found):
             for v, value in enumerate(row):
                 place = at(b, to, i * cut.panel + v * cut.lanes)
@@ -118,8 +118,8 @@ class Blocks(Masks):
             new = self._max(b, slot.get(), old)
             b.store(new, place)
             if self.nest.mask is not None:  # no key seen yet: all weights are 0
-                none = b.fcmp("oeq", new, const(self.wide, -INFINITY))
-                new = b.select(none, const(self.wide, 0.0), new)
+                none = b.fcmp("oeq", new, -INFINITY)
+                new = b.select(none, 0.0, new)
             maxima.append(new)
             shrunk.append(exp2(b, self.level, b.fmul(b.fsub(old, new), factor)))
             totals.append(b.slot(const(self.wide, 0.0), "total"))
@@ -133,7 +133,7 @@ class Blocks(Masks):
         self, b: Builder, scores: Value, count: Value, maxima: list[Value], totals: list[Slot]
     ) -> None:
         """Scores become weights, which are added to the totals."""
-        with b.loop(const(I64, 0), count, 1, "k") as k:
+        with b.loop(0, count, 1, "k") as k:
             for v, total in enumerate(totals):
                 place = self._place(b, scores, k, v)
                 power = self._power(b, b.load(place, self.wide), maxima[v])
@@ -178,7 +178,7 @@ class Blocks(Masks):
                     b.store(b.fma(b.load(row[v], self.wide), shrunk[v], total), row[v])
 
         whole = self.columns - self.columns % cut.tile
-        with b.loop(const(I64, 0), const(I64, whole), cut.tile, "column") as first:
+        with b.loop(0, whole, cut.tile, "column") as first:
             tile(first, cut.tile)
         if self.columns % cut.tile:
             tile(const(I64, whole), self.columns % cut.tile)

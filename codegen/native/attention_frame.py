@@ -7,14 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    load_row,
-    plus,
-    store_row,
-    times,
-    transpose,
-)
+from tracejit.codegen.native.attention_tiles import at, load_row, plus, store_row, times, transpose
 from tracejit.codegen.native.builder import F32, I64, Builder, Module, Type, Value, const
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.attention import Attention, Operand
@@ -129,7 +122,7 @@ class Frame:
 
     def _row_address(self, b: Builder, operand: Operand, base: Value, row: Value) -> Value:
         """The address of a row; behind the last one, that one again."""
-        inside = b.intrinsic("llvm.smin", I64, row, const(I64, self.cut.rows - 1))
+        inside = b.smin(row, self.cut.rows - 1)
         return b.gep(base, self._element(operand), self._row_offset(b, operand, inside))
 
     def _element(self, operand: Operand) -> Type:
@@ -142,7 +135,7 @@ class Frame:
         for v in range(cut.vectors):
             b.store(const(self.wide, -INFINITY), at(b, state, v * cut.lanes))
             b.store(const(self.wide, 0.0), at(b, state, cut.panel + v * cut.lanes))
-        with b.loop(const(I64, 0), const(I64, self.sum_rows * cut.panel), cut.lanes, "k") as k:
+        with b.loop(0, self.sum_rows * cut.panel, cut.lanes, "k") as k:
             b.store(const(self.wide, 0.0), at(b, sums, k))
 
     def _limit(self, b: Builder, stop: Value) -> Value:
@@ -152,7 +145,7 @@ class Frame:
             return keys
         if self.cut.stacked > 1:
             return const(I64, min(self.keys, self.rows))
-        return b.intrinsic("llvm.smin", I64, stop, keys)
+        return b.smin(stop, keys)
 
     def _max(self, b: Builder, value: Value, other: Value) -> Value:
         """The greater; `other` if value is NaN, whose weight is NaN anyway."""
@@ -168,7 +161,7 @@ class Frame:
     ) -> None:
         """Columns, `unit` at a time: the first one, and how many there are."""
         whole = size - size % unit
-        with b.loop(const(I64, 0), const(I64, whole), unit, "column") as column:
+        with b.loop(0, whole, unit, "column") as column:
             write(column, unit)
         if size % unit:
             write(const(I64, whole), size % unit)
@@ -179,7 +172,7 @@ class Frame:
         square = b.alloca(F32, cut.lanes * cut.lanes, name="square")
 
         def chunk(column: Value, count: int) -> None:
-            with b.loop(const(I64, 0), const(I64, cut.lanes), 1, "k") as k:
+            with b.loop(0, cut.lanes, 1, "k") as k:
                 row = self._row_address(b, query, source, b.add(start, k))
                 place = b.gep(row, self._element(query), times(b, column, query.strides[3]))
                 vector = load_row(b, place, query.dtype, cut.lanes, count, query.strides[3])
@@ -188,7 +181,7 @@ class Frame:
             to = at(b, packed, plus(b, (column, cut.panel), (v, cut.lanes)))
             transpose(b, cut.lanes, square, cut.lanes, to, cut.panel)
 
-        with b.loop(const(I64, 0), const(I64, cut.vectors), 1, "v") as v:
+        with b.loop(0, cut.vectors, 1, "v") as v:
             start = plus(b, (first, 1), (v, cut.lanes))
             self._chunks(b, self.width, cut.lanes, chunk)
 
@@ -201,19 +194,19 @@ class Frame:
         def chunk(column: Value, count: int) -> None:
             place = at(b, sums, plus(b, (column, cut.panel), (v, cut.lanes)))
             transpose(b, cut.lanes, place, cut.panel, square, cut.lanes)
-            with b.loop(const(I64, 0), there, 1, "k") as k:
+            with b.loop(0, there, 1, "k") as k:
                 share = b.splat(b.load(at(b, shares, k), F32), cut.lanes)
                 row = b.load(at(b, square, times(b, k, cut.lanes)), self.wide)
                 address = self._row_address(b, out, to, b.add(start, k))
                 address = b.gep(address, self._element(out), times(b, column, out.strides[3]))
                 store_row(b, b.fmul(row, share), address, out.dtype, count, out.strides[3])
 
-        with b.loop(const(I64, 0), const(I64, cut.vectors), 1, "v") as v:
+        with b.loop(0, cut.vectors, 1, "v") as v:
             start = plus(b, (first, 1), (v, cut.lanes))
-            left = b.sub(const(I64, cut.rows), start)
-            there = b.intrinsic("llvm.smin", I64, left, const(I64, cut.lanes))
+            left = b.sub(cut.rows, start)
+            there = b.smin(left, cut.lanes)
             total = b.load(at(b, at(b, state, cut.panel), times(b, v, cut.lanes)), self.wide)
-            share = b.fdiv(const(self.wide, 1.0), total)
+            share = b.fdiv(1.0, total)
             if self.nest.mask is not None:  # a row without keys: zeros
                 zero = const(self.wide, 0.0)
                 share = b.select(b.fcmp("oeq", total, zero), zero, share)
@@ -226,7 +219,7 @@ class Frame:
         element = Type(memory_kind(operand.dtype))
 
         def write(b: Builder, source: Value, to: Value, count: Value) -> None:
-            with b.loop(const(I64, 0), count, 1, "row") as row:
+            with b.loop(0, count, 1, "row") as row:
                 ours, theirs = (
                     at(b, to, times(b, row, width)),
                     b.gep(source, element, times(b, row, step)),

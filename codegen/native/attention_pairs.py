@@ -16,12 +16,7 @@ from dataclasses import replace
 from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_frame import INFINITY, SETS, up
 from tracejit.codegen.native.attention_panels import Panels, Scratch
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    plus,
-    times,
-    transpose,
-)
+from tracejit.codegen.native.attention_tiles import at, plus, times, transpose
 from tracejit.codegen.native.builder import (
     I16,
     I32,
@@ -122,17 +117,17 @@ class Pairs(Panels):
         square = b.alloca(I32, TILE // 2, name="square")
 
         def chunk(column: Value, count: int) -> None:
-            with b.loop(const(I64, 0), const(I64, SIDE), 1, "k") as k:
+            with b.loop(0, SIDE, 1, "k") as k:
                 row = self._row_address(b, query, source, b.add(start, k))
                 pairs = self._load(b, b.gep(row, I16, column), DEPTH, count)
                 words = b.cast("bitcast", pairs, WORDS)
                 if self.nest.scale < 0:
-                    words = b.binary("xor", words, const(WORDS, 0x80008000))
+                    words = b.binary("xor", words, 0x80008000)
                 b.store(words, at(b, square, times(b, k, SIDE)), align=BYTES)
             tile = at(b, packed, plus(b, (column, cut.panel), (v, TILE)), I16)
             transpose(b, SIDE, square, SIDE, tile, SIDE)
 
-        with b.loop(const(I64, 0), const(I64, cut.vectors), 1, "v") as v:
+        with b.loop(0, cut.vectors, 1, "v") as v:
             start = plus(b, (first, 1), (v, SIDE))
             self._chunks(b, self.width, DEPTH, chunk)
 
@@ -146,7 +141,7 @@ class Pairs(Panels):
 
     def _whole(self, b: Builder, count: Value) -> Value:
         """A number of keys in whole chunks."""
-        return b.binary("and", b.add(count, const(I64, DEPTH - 1)), const(I64, -DEPTH))
+        return b.binary("and", b.add(count, DEPTH - 1), -DEPTH)
 
     def _scores(
         self, b: Builder, keys: Value, packed: Value, scores: Value, count: Value, best: list[Slot]
@@ -176,7 +171,7 @@ class Pairs(Panels):
         """Weights, in pairs of bf16; zeros behind the last key."""
         cut, weights = self.cut, self._pairs(b, scores)
         seconds = [b.slot(const(self.wide, 0.0), "total") for _ in totals]
-        with b.loop(const(I64, 0), count, 2, "k") as k:
+        with b.loop(0, count, 2, "k") as k:
             for v, both in enumerate(zip(totals, seconds)):
                 pair = []
                 for i, total in enumerate(both):
@@ -186,13 +181,13 @@ class Pairs(Panels):
                     total.set(b.fadd(total.get(), weight))
                     half = const(WORDS, 0x8000)
                     pair.append(b.add(b.bitcast(weight, "i32"), half))
-                low = b.binary("lshr", pair[0], const(WORDS, 16))
-                high = b.binary("and", pair[1], const(WORDS, 0xFFFF0000))
+                low = b.binary("lshr", pair[0], 16)
+                high = b.binary("and", pair[1], 0xFFFF0000)
                 place = plus(b, (k, cut.panel // 2), (const(I64, v), SIDE))
                 b.store(b.binary("or", low, high), at(b, weights, place), align=BYTES)
         for total, second in zip(totals, seconds):
             total.set(b.fadd(total.get(), second.get()))
-        odd = b.binary("and", b.add(count, const(I64, 1)), const(I64, -2))
+        odd = b.binary("and", b.add(count, 1), -2)
         with b.loop(odd, self._whole(b, count), 2, "k") as k:
             for v in range(cut.vectors):
                 place = plus(b, (k, cut.panel // 2), (const(I64, v), SIDE))

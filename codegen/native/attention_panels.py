@@ -25,22 +25,8 @@ from dataclasses import dataclass
 
 from tracejit.codegen.native.attention_blocks import Blocks
 from tracejit.codegen.native.attention_frame import up
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    plus,
-    times,
-)
-from tracejit.codegen.native.builder import (
-    F32,
-    I1,
-    I64,
-    PTR,
-    Builder,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.attention_tiles import at, plus, times
+from tracejit.codegen.native.builder import F32, I1, I64, PTR, Builder, Type, Value, const, define
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.words import memory_kind
 
@@ -145,17 +131,17 @@ class Panels(Blocks):
             blocks = const(I64, cut.blocks)
             first = times(b, b.binary("urem", task, blocks), cut.panel * cut.panels)
             places = self.places(b, pointers, b.binary("udiv", task, blocks))
-            left = b.sub(const(I64, cut.rows + cut.panel - 1), first)
-            there = b.binary("udiv", left, const(I64, cut.panel))
-            there = b.intrinsic("llvm.smin", I64, there, const(I64, cut.panels))
-            with b.loop(const(I64, 0), there, 1, "panel") as panel:
+            left = b.sub(cut.rows + cut.panel - 1, first)
+            there = b.binary("udiv", left, cut.panel)
+            there = b.smin(there, cut.panels)
+            with b.loop(0, there, 1, "panel") as panel:
                 packed, sums, state, row = self._of_panel(b, memory, first, panel)
                 b.call_void(f"{self.prefix}queries", places["query"], packed, row)
                 self._begin(b, sums, state)
             last = plus(b, (first, 1), (there, cut.panel))
-            with b.loop(const(I64, 0), self._limit(b, last), cut.keys, "key") as key:
+            with b.loop(0, self._limit(b, last), cut.keys, "key") as key:
                 self._key_block(b, places, memory, key, first, there)
-            with b.loop(const(I64, 0), there, 1, "panel") as panel:
+            with b.loop(0, there, 1, "panel") as panel:
                 packed, sums, state, row = self._of_panel(b, memory, first, panel)
                 b.call_void("finish", sums, state, places["out"], row)
 
@@ -176,7 +162,7 @@ class Panels(Blocks):
         nest, stacked = self.nest, self.cut.stacked
         heads = const(I64, nest.query.sizes[1] // stacked)
         batch, head = b.binary("udiv", pair, heads), b.binary("urem", pair, heads)
-        shared = b.binary("udiv", head, const(I64, nest.group // stacked))
+        shared = b.binary("udiv", head, nest.group // stacked)
         found = {}
         for pointer, (name, operand) in zip(pointers, nest.operands.items()):
             ours = shared if name in ("key", "value") else times(b, head, stacked)
@@ -195,13 +181,13 @@ class Panels(Blocks):
     ) -> None:
         """All panels against one block of keys."""
         cut, mask = self.cut, places.get("mask", Value("null", PTR))
-        left = b.sub(const(I64, self.keys), key)
-        most = b.intrinsic("llvm.smin", I64, left, const(I64, cut.keys))
+        left = b.sub(self.keys, key)
+        most = b.smin(left, cut.keys)
         blocks = self._blocks(b, places, memory, key, most)
-        with b.loop(const(I64, 0), there, 1, "panel") as panel:
+        with b.loop(0, there, 1, "panel") as panel:
             packed, sums, state, row = self._of_panel(b, memory, first, panel)
             count, hidden = self._seen(b, row, key, most)
-            with b.when(b.icmp("sgt", count, const(I64, 0)), "seen"):
+            with b.when(b.icmp("sgt", count, 0), "seen"):
                 inside = (*blocks, mask, packed, memory.scores, sums, state)
                 b.call_void(f"{self.prefix}block", *inside, count, row, key, hidden)
 
@@ -210,11 +196,11 @@ class Panels(Blocks):
         cut = self.cut
         if not self.nest.causal:
             return most, const(I1, 0)
-        seen = b.sub(self._limit(b, b.add(row, const(I64, cut.panel))), key)
-        tiles = b.binary("sdiv", b.add(seen, const(I64, cut.tile - 1)), const(I64, cut.tile))
-        count = b.intrinsic("llvm.smin", I64, times(b, tiles, cut.tile), most)
+        seen = b.sub(self._limit(b, b.add(row, cut.panel)), key)
+        tiles = b.binary("sdiv", b.add(seen, cut.tile - 1), cut.tile)
+        count = b.smin(times(b, tiles, cut.tile), most)
         least = const(I64, 0) if cut.stacked > 1 else row
-        return count, b.icmp("sgt", b.add(key, count), b.add(least, const(I64, 1)))
+        return count, b.icmp("sgt", b.add(key, count), b.add(least, 1))
 
     def _blocks(
         self, b: Builder, places: dict[str, Value], memory: Scratch, key: Value, most: Value

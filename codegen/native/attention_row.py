@@ -24,24 +24,8 @@ from collections.abc import Sequence
 from tracejit.codegen.native.attention_exp import exp2
 from tracejit.codegen.native.attention_frame import INFINITY, up
 from tracejit.codegen.native.attention_row_steps import KEYS, Steps
-from tracejit.codegen.native.attention_tiles import (
-    across,
-    at,
-    load_row,
-    plus,
-    store_row,
-    times,
-)
-from tracejit.codegen.native.builder import (
-    F32,
-    I64,
-    PTR,
-    Builder,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.attention_tiles import across, at, load_row, plus, store_row, times
+from tracejit.codegen.native.builder import F32, I64, PTR, Builder, Type, Value, const, define
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.attention import Attention
@@ -107,7 +91,7 @@ class Rows(Steps):
         """The address of a row of a group's heads; behind the last one, that one again."""
         operand = self.nest.operands[name]
         rows = const(I64, self.nest.query.sizes[2])
-        row = b.intrinsic("llvm.smin", I64, row, const(I64, self.rows - 1))
+        row = b.smin(row, self.rows - 1)
         head, inside = b.binary("udiv", row, rows), b.binary("urem", row, rows)
         offset = plus(b, (head, operand.strides[1]), (inside, operand.strides[2]))
         return b.gep(places[name], Type(memory_kind(operand.dtype)), offset)
@@ -124,23 +108,23 @@ class Rows(Steps):
             records = mine
             if self.runs > 1:
                 records = at(b, pointers[-1], times(b, task, self.padded * self.record))
-            with b.loop(const(I64, 0), const(I64, self.padded), 1, "row") as row:
+            with b.loop(0, self.padded, 1, "row") as row:
                 ours = at(b, query, times(b, row, padded))
                 self._read_query(b, self._row(b, places, "query", row), ours)
                 self._begin(b, at(b, records, times(b, row, self.record)))
             start = times(b, run, self.run)
-            stop = b.add(start, const(I64, self.run))
-            stop = b.intrinsic("llvm.smin", I64, stop, const(I64, self.keys))
+            stop = b.add(start, self.run)
+            stop = b.smin(stop, self.keys)
             with b.loop(start, stop, KEYS, "key") as key:
-                count = b.intrinsic("llvm.smin", I64, b.sub(stop, key), const(I64, KEYS))
+                count = b.smin(b.sub(stop, key), KEYS)
                 keys, values = (self._behind(b, places, n, key) for n in ("key", "value"))
-                following = self._behind(b, places, "key", b.add(key, const(I64, KEYS)))
-                with b.loop(const(I64, 0), const(I64, self.padded), 1, "row") as row:
+                following = self._behind(b, places, "key", b.add(key, KEYS))
+                with b.loop(0, self.padded, 1, "row") as row:
                     mask = self._mask(b, places, row, key)
                     kept = (query, padded), (scores, KEYS), (records, self.record)
                     of_row = [at(b, base, times(b, row, size)) for base, size in kept]
                     b.call_void("weigh", keys, mask, *of_row, values, row, count)
-                with b.loop(const(I64, 0), const(I64, self.padded), self.batch, "row") as row:
+                with b.loop(0, self.padded, self.batch, "row") as row:
                     of_row = [
                         at(b, base, times(b, row, size))
                         for base, size in ((scores, KEYS), (records, self.record))
@@ -165,7 +149,7 @@ class Rows(Steps):
         )
 
     def _put(self, b: Builder, places: dict[str, Value], records: Value) -> None:
-        with b.loop(const(I64, 0), const(I64, self.rows), 1, "row") as row:
+        with b.loop(0, self.rows, 1, "row") as row:
             record = at(b, records, times(b, row, self.record))
             b.call_void("leave", record, self._row(b, places, "out", row))
 
@@ -188,7 +172,7 @@ class Rows(Steps):
         element = Type(memory_kind(out.dtype))
         state = at(b, record, self.record - 2 * self.lanes)  # the total's parts
         total = across(b, lambda b, x, y: b.fadd(x, y), b.load(state, self.wide))
-        share = b.fdiv(const(self.wide, 1.0), total)
+        share = b.fdiv(1.0, total)
         zero = const(self.wide, 0.0)
         share = b.select(b.fcmp("oeq", total, zero), zero, share)
         for first, many in self._chunks(self.columns):
@@ -201,9 +185,9 @@ class Rows(Steps):
         each = self.padded * self.record
         with b.loop(begin, end, 1, "pair") as pair:
             records = at(b, pointers[-1], times(b, pair, self.runs * each))
-            with b.loop(const(I64, 0), const(I64, self.rows), 1, "row") as row:
+            with b.loop(0, self.rows, 1, "row") as row:
                 first = at(b, records, times(b, row, self.record))
-                with b.loop(const(I64, 1), const(I64, self.runs), 1, "run") as run:
+                with b.loop(1, self.runs, 1, "run") as run:
                     self._merge(b, first, at(b, first, times(b, run, each)))
             self._put(b, self._places(b, pointers, pair), records)
 
@@ -212,12 +196,12 @@ class Rows(Steps):
         end = self.record - self.lanes
         old, new = (b.load(at(b, r, end), self.wide) for r in (mine, other))
         best = self._max(b, new, old)
-        none = b.fcmp("oeq", best, const(self.wide, -INFINITY))
-        safe = b.select(none, const(self.wide, 0.0), best)
+        none = b.fcmp("oeq", best, -INFINITY)
+        safe = b.select(none, 0.0, best)
         factor = const(self.wide, self.factor)
         left, right = (exp2(b, self.level, b.fmul(b.fsub(m, safe), factor)) for m in (old, new))
         b.store(best, at(b, mine, end))
-        with b.loop(const(I64, 0), const(I64, end), self.lanes, "k") as k:
+        with b.loop(0, end, self.lanes, "k") as k:
             place = at(b, mine, k)
             added = b.fmul(b.load(at(b, other, k), self.wide), right)
             b.store(b.fma(b.load(place, self.wide), left, added), place)

@@ -8,18 +8,10 @@ from dataclasses import dataclass, field
 
 from tracejit.codegen.native.attention_exp import DEGREES, exp2
 from tracejit.codegen.native.attention_frame import INFINITY, up
-from tracejit.codegen.native.attention_tiles import (
-    across,
-    at,
-    lane_sums,
-    load_row,
-    plus,
-    times,
-)
+from tracejit.codegen.native.attention_tiles import across, at, lane_sums, load_row, plus, times
 from tracejit.codegen.native.builder import (
     F32,
     I32,
-    I64,
     Builder,
     Module,
     Type,
@@ -93,7 +85,7 @@ class Steps:
         ours = [b.load(at(b, query, first), self.wide) for first, _ in self._chunks(self.width)]
 
         def group(key: Value, many: int) -> None:
-            share = b.binary("udiv", plus(b, (row, KEYS), (key, 1)), const(I64, self.padded))
+            share = b.binary("udiv", plus(b, (row, KEYS), (key, 1)), self.padded)
             self._ask(b, soon, self.nest.value, share, -(-many // self.padded))
             found = self._scores(b, keys, ours, key, many)
             found = self._masked(b, mask, found, key, many)
@@ -105,8 +97,8 @@ class Steps:
         old = b.load(best_place, self.wide)
         new = self._max(b, across(b, self._max, best.get()), old)
         b.store(new, best_place)
-        none = b.fcmp("oeq", new, const(self.wide, -INFINITY))
-        safe = b.select(none, const(self.wide, 0.0), new)
+        none = b.fcmp("oeq", new, -INFINITY)
+        safe = b.select(none, 0.0, new)
         factor = const(self.wide, self.factor)
         shrunk = exp2(b, self.level, b.fmul(b.fsub(old, safe), factor))
         b.store(shrunk, state)
@@ -125,8 +117,8 @@ class Steps:
 
     def _groups(self, b: Builder, count: Value, write: Callable[[Value, int], None]) -> None:
         """Keys in groups of as many as there are lanes; the last ones."""
-        whole = b.binary("and", count, const(I64, -self.lanes))
-        with b.loop(const(I64, 0), whole, self.lanes, "key") as key:
+        whole = b.binary("and", count, -self.lanes)
+        with b.loop(0, whole, self.lanes, "key") as key:
             write(key, self.lanes)
         if self.keys % self.lanes:
             with b.when(b.icmp("slt", whole, count), "rest"):
@@ -150,14 +142,14 @@ class Steps:
         found = lane_sums(b, products)
         if many == self.lanes:
             return found
-        return b.select(first_lanes(self.lanes, many), found, const(self.wide, -INFINITY))
+        return b.select(first_lanes(self.lanes, many), found, -INFINITY)
 
     def _masked(self, b: Builder, mask: Value, scores: Value, key: Value, many: int) -> Value:
         operand = self.nest.mask
         if operand is None:
             return scores
         if self.added:
-            scores = b.fmul(scores, const(self.wide, abs(self.nest.scale)))
+            scores = b.fmul(scores, abs(self.nest.scale))
         place = b.gep(mask, Type(memory_kind(operand.dtype)), times(b, key, operand.strides[3]))
         row = load_row(b, place, operand.dtype, self.lanes, many, operand.strides[3])
         return b.fadd(scores, row)
@@ -195,11 +187,9 @@ class Steps:
         element, step = Type(memory_kind(operand.dtype)), operand.strides[2]
         zero, batches = const(self.wide, 0.0), self.padded // self.batch
         sums = [[b.slot(zero, "sum") for _ in chunks] for _ in range(self.batch)]
-        before = times(b, b.binary("udiv", row, const(I64, self.batch)), KEYS)
-        with b.loop(const(I64, 0), count, 1, "k") as k:
-            self._ask(
-                b, later, self.nest.key, b.binary("udiv", b.add(before, k), const(I64, batches)), 1
-            )
+        before = times(b, b.binary("udiv", row, self.batch), KEYS)
+        with b.loop(0, count, 1, "k") as k:
+            self._ask(b, later, self.nest.key, b.binary("udiv", b.add(before, k), batches), 1)
             place = b.gep(values, element, times(b, k, step))
             row_of = [
                 load_row(b, at(b, place, first, element), operand.dtype, self.lanes, width)

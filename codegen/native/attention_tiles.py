@@ -35,7 +35,7 @@ def at(b: Builder, base: Value, index: int | Value, element: Type = F32) -> Valu
 
 def times(b: Builder, a: Value, factor: int) -> Value:
     """An integer times a constant."""
-    return a if factor == 1 else b.mul(a, const(a.type, factor))
+    return a if factor == 1 else b.mul(a, factor)
 
 
 def plus(b: Builder, *terms: tuple[Value, int]) -> Value:
@@ -90,8 +90,8 @@ def accumulate(
                 slot.set(value)
 
     count = const(I64, depth) if isinstance(depth, int) else depth
-    whole = b.binary("and", count, const(I64, -UNROLL))
-    with b.loop(const(I64, 0), whole, UNROLL, "p") as p:
+    whole = b.binary("and", count, -UNROLL)
+    with b.loop(0, whole, UNROLL, "p") as p:
         steps(p, UNROLL)
     if not isinstance(depth, int):
         if unit % UNROLL:
@@ -117,9 +117,9 @@ def transpose(
         ]
 
         def write(b: Builder, source: Value, step: Value, to: Value, apart: Value) -> None:
-            places = [at(b, source, b.mul(step, const(I64, k))) for k in range(lanes)]
+            places = [at(b, source, b.mul(step, k)) for k in range(lanes)]
             for k, row in enumerate(transposed(b, [b.load(p, wide) for p in places])):
-                b.store(row, at(b, to, b.mul(apart, const(I64, k))))
+                b.store(row, at(b, to, b.mul(apart, k)))
 
         define(b.module, name, parameters, write)
     b.call_void(name, source, const(I64, source_step), to, const(I64, step))
@@ -198,5 +198,5 @@ def as_f32(b: Builder, value: Value, dtype: str) -> Value:
     if dtype != "bool":
         return words.cast(b, value, dtype, "f32")
     wide = value.type.of("float")
-    seen = b.icmp("ne", value, const(value.type, 0))
+    seen = b.icmp("ne", value, 0)
     return b.select(seen, const(wide, 0.0), const(wide, float("-inf")))

@@ -46,7 +46,7 @@ class Packer:
         """Pack a row: all of k, padded with zeros."""
         size = self.inner.size
         whole, rest = size // SIDE * SIDE, size % SIDE
-        with b.loop(const(I64, 0), const(I64, whole), SIDE, str(self.inner)) as k:
+        with b.loop(0, whole, SIDE, str(self.inner)) as k:
             value = self._vector(b, side, {**axes, self.inner: k}, self.inner)
             b.store(value, b.gep(dest, I16, k))
         if rest:
@@ -54,14 +54,14 @@ class Packer:
             value = self._vector(b, side, {**axes, self.inner: at}, self.inner, mask)
             b.store(value, b.gep(dest, I16, at))
         if 0 < size % DEPTH <= SIDE:
-            b.store(const(HALVES, 0), b.gep(dest, I16, const(I64, self.chunks * DEPTH - SIDE)))
+            b.store(const(HALVES, 0), b.gep(dest, I16, self.chunks * DEPTH - SIDE))
 
     def _vector(
         self, b: Builder, side: Side, axes: Axes, along: Axis, mask: Value | None = None
     ) -> Value:
         """16 elements of a factor along an axis; zeros outside the mask."""
         value = self.frame.evaluator(b, axes, along, mask).wide(self.factors[side.name])
-        return value if mask is None else b.select(mask, value, const(HALVES, 0))
+        return value if mask is None else b.select(mask, value, 0)
 
     def address(self, b: Builder, load: Load, axes: Axes) -> Value:
         """Where a factor's element lies."""
@@ -82,9 +82,9 @@ class Packer:
     def _to(self, b: Builder, chunk: Value, half: Value | int, row: Value | int) -> Value:
         """The address of a row of a tile."""
         which = half if isinstance(half, Value) else const(I64, half)
-        place = b.add(b.mul(chunk, const(I64, 2 * TILE)), b.mul(which, const(I64, TILE)))
+        place = b.add(b.mul(chunk, 2 * TILE), b.mul(which, TILE))
         line = row if isinstance(row, Value) else const(I64, row)
-        return b.gep(DEST, I16, b.add(place, b.mul(line, const(I64, DEPTH))))
+        return b.gep(DEST, I16, b.add(place, b.mul(line, DEPTH)))
 
     def _turned(self, b: Builder, side: Side, axes: Axes, start: Value) -> None:
         """Elements are neighbours along k: pairs are, too, and are turned as words."""
@@ -92,11 +92,11 @@ class Packer:
         load, last = plain_load(self.factors[side.name]), const(I64, side.axis.size - 1)
 
         def square(chunk: Value, half: Value, many: int) -> None:
-            rows, first = [], b.add(start, b.mul(half, const(I64, SIDE)))
+            rows, first = [], b.add(start, b.mul(half, SIDE))
             if many == DEPTH and load is not None:
-                given = {**axes, self.inner: b.mul(chunk, const(I64, DEPTH))}
+                given = {**axes, self.inner: b.mul(chunk, DEPTH)}
                 for k in range(SIDE):
-                    at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
+                    at = b.smin(b.add(first, k), last)
                     rows.append(self.address(b, load, {**given, side.axis: at}))
                 for row in rows:
                     b.prefetch(row, AHEAD)
@@ -104,11 +104,11 @@ class Packer:
                     b.store(pairs, self._to(b, chunk, half, k))
                 return
             for k in range(SIDE):
-                at = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, k)), last)
+                at = b.smin(b.add(first, k), last)
                 here = {**axes, side.axis: at}
                 parts = []
                 for begin in (0, SIDE):
-                    place = b.add(b.mul(chunk, const(I64, DEPTH)), const(I64, begin))
+                    place = b.add(b.mul(chunk, DEPTH), begin)
                     count = min(many - begin, SIDE)
                     if count <= 0:
                         parts.append(const(HALVES, 0))
@@ -122,9 +122,9 @@ class Packer:
                 b.store(pairs, self._to(b, chunk, half, k))
 
         whole = self.inner.size // DEPTH
-        with b.loop(const(I64, 0), const(I64, 2), name="half") as half:
+        with b.loop(0, 2, name="half") as half:
             if whole:
-                with b.loop(const(I64, 0), const(I64, whole), name="chunk") as chunk:
+                with b.loop(0, whole, name="chunk") as chunk:
                     square(chunk, half, DEPTH)
             if rest:
                 square(const(I64, whole), half, rest)
@@ -132,26 +132,23 @@ class Packer:
     def _side_by_side(self, b: Builder, side: Side, axes: Axes, start: Value) -> None:
         """Elements are neighbours along the columns, or nowhere: two rows are interleaved."""
         size = self.inner.size
-        with (
-            b.loop(const(I64, 0), const(I64, self.chunks), name="chunk") as chunk,
-            b.loop(const(I64, 0), const(I64, SIDE), name="pair") as pair,
-        ):
-            first = b.add(b.mul(chunk, const(I64, DEPTH)), b.mul(pair, const(I64, 2)))
+        with b.loop(0, self.chunks, name="chunk") as chunk, b.loop(0, SIDE, name="pair") as pair:
+            first = b.add(b.mul(chunk, DEPTH), b.mul(pair, 2))
             for half in range(2):
-                at = b.add(start, const(I64, half * SIDE))
+                at = b.add(start, half * SIDE)
                 mask = None
                 if side.axis.size % WIDTH:
-                    left = b.splat(b.sub(const(I64, side.axis.size), at), SIDE)
+                    left = b.splat(b.sub(side.axis.size, at), SIDE)
                     mask = b.icmp("slt", iota(Type("i64", SIDE)), left)
                 rows = []
                 for step in range(2):
-                    k = b.add(first, const(I64, step))
-                    place = b.intrinsic("llvm.smin", I64, k, const(I64, size - 1))
+                    k = b.add(first, step)
+                    place = b.smin(k, size - 1)
                     here = {**axes, side.axis: at, self.inner: place}
                     row = self._vector(b, side, here, side.axis, mask)
                     if size % DEPTH:
-                        inside = b.icmp("slt", k, const(I64, size))
-                        row = b.select(inside, row, const(HALVES, 0))
+                        inside = b.icmp("slt", k, size)
+                        row = b.select(inside, row, 0)
                     rows.append(row)
                 order = [part + k for k in range(SIDE) for part in (0, SIDE)]
                 b.store(b.shuffle(rows[0], rows[1], order), self._to(b, chunk, half, pair))

@@ -42,13 +42,13 @@ def _add_question(module: Module) -> None:
     b = Builder(module)
     module.declare_global("amx.known", "internal global i8 0")
     known = b.load(Value("@amx.known", PTR), I8)
-    b.branch(b.icmp("eq", known, const(I8, 0)), "ask", "say")
+    b.branch(b.icmp("eq", known, 0), "ask", "say")
     b.label("ask")
     found = b.call(PERMISSION, I1)
     b.store(b.select(found, const(I8, 2), const(I8, 1)), Value("@amx.known", PTR))
     b.line(f"ret {found}")
     b.label("say")
-    b.line(f"ret {b.icmp('eq', known, const(I8, 2))}")
+    b.line(f"ret {b.icmp('eq', known, 2)}")
     module.add("amx", "\n".join(["define internal i1 @amx() noinline {", *b.text(), "}"]))
 
 

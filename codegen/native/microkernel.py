@@ -75,12 +75,12 @@ class _Tile:
     def text(self, name: str) -> str:
         b = self.builder
         zero, one = const(I64, 0), const(I64, 1)
-        chains = b.binary("udiv", b.add(self.k, const(I64, CHAIN - 1)), const(I64, CHAIN))
-        chains = b.intrinsic("llvm.smax", I64, chains, one)
+        chains = b.binary("udiv", b.add(self.k, CHAIN - 1), CHAIN)
+        chains = b.smax(chains, one)
         length = b.binary("udiv", b.sub(b.add(self.k, chains), one), chains)
         with b.loop(zero, chains, name="chain") as chain:
             begin = b.mul(chain, length)
-            end = b.intrinsic("llvm.smin", I64, b.add(begin, length), self.k)
+            end = b.smin(b.add(begin, length), self.k)
             sums = [b.slot(const(self.wide, 0), "sum") for _ in range(self.rows * self.vectors)]
             with b.loop(begin, end, name="p") as p:
                 self._step(sums, p)
@@ -127,4 +127,4 @@ class _Tile:
         return const(I64, v * self.wide.lanes)
 
     def _times(self, stride: Value, factor: int) -> Value:
-        return self.builder.mul(stride, const(I64, factor))
+        return self.builder.mul(stride, factor)

@@ -51,15 +51,15 @@ class _Epilogue:
     ) -> None:
         frame, right = self.frame, self.right
         elements = right.last if part else right.width
-        with b.loop(const(I64, 0), _ROWS, name="row") as i:
-            line = b.gep(_TILE, frame.element, b.mul(i, const(I64, right.width)))
+        with b.loop(0, _ROWS, name="row") as i:
+            line = b.gep(_TILE, frame.element, b.mul(i, right.width))
             here = {**axes, self.left.axis: b.add(row, i)}
             for q in range(0, elements, frame.lanes):
                 mask = some_lanes(frame.lanes, elements - q)
-                at = {**here, right.axis: b.add(column, const(I64, q))}
+                at = {**here, right.axis: b.add(column, q)}
                 aligned = frame.lanes if right.width % frame.lanes == 0 else 1
                 evaluator = frame.evaluator(b, at, right.axis, mask, aligned)
-                sums = b.load(b.gep(line, frame.element, const(I64, q)), frame.wide)
+                sums = b.load(b.gep(line, frame.element, q), frame.wide)
                 evaluator.bind(frame.product.total, sums)
                 for store in frame.nest.stores:
                     evaluator.store(store)

@@ -56,13 +56,13 @@ class Side:
         count = const(I64, self.along)
         outer = digits(b, b.binary("udiv", panel, count), self.outer) if self.outer else {}
         within = b.binary("urem", panel, count) if self.outer else panel
-        return outer, b.mul(within, const(I64, self.width))
+        return outer, b.mul(within, self.width)
 
     def batch_at(self, b: Builder, axes: dict[Axis, Value]) -> Value:
         """Which of its own batches it is at these values of the batch axes."""
         place = const(I64, 0)
         for axis in self.batch:
-            place = b.add(b.mul(place, const(I64, axis.size)), axes[axis])
+            place = b.add(b.mul(place, axis.size), axes[axis])
         return place
 
 

@@ -138,13 +138,13 @@ class Matrix:
             with b.loop(begin, end, name="task") as task:
                 number, panel = b.binary("udiv", task, panels), b.binary("urem", task, panels)
                 if self.swapped:
-                    self.pack(b, self._row(b, b.mul(task, const(I64, WIDTH))), number, panel)
+                    self.pack(b, self._row(b, b.mul(task, WIDTH)), number, panel)
                     return
                 batch = digits(b, number, left.batch)
                 outer, start = left.place(b, panel)
-                with b.loop(const(I64, 0), const(I64, WIDTH), name="row") as row:
-                    at = b.intrinsic("llvm.smin", I64, b.add(start, row), last)
-                    dest = self._row(b, b.add(b.mul(task, const(I64, WIDTH)), row))
+                with b.loop(0, WIDTH, name="row") as row:
+                    at = b.smin(b.add(start, row), last)
+                    dest = self._row(b, b.add(b.mul(task, WIDTH), row))
                     self.packer.row(b, left, {**batch, **outer, left.axis: at}, dest)
 
         body = f"{frame.name}.pack"
@@ -154,7 +154,7 @@ class Matrix:
 
     def _row(self, b: Builder, number: Value) -> Value:
         """Where a packed row of the left factor is."""
-        return b.gep(SCRATCH, I8, b.mul(number, const(I64, self.row)))
+        return b.gep(SCRATCH, I8, b.mul(number, self.row))
 
     # Tasks
 
@@ -197,10 +197,10 @@ class Matrix:
             axes = digits(b, batch, frame.product.batch)
             if room is not None:
                 self.pack(b, room, right.batch_at(b, axes), column)
-            first = b.mul(group, const(I64, self.group))
-            stop = b.add(first, const(I64, self.group))
-            stop = b.intrinsic("llvm.smin", I64, stop, const(I64, left.along))
-            base = b.mul(above, const(I64, left.along))
+            first = b.mul(group, self.group)
+            stop = b.add(first, self.group)
+            stop = b.smin(stop, left.along)
+            base = b.mul(above, left.along)
             with b.loop(b.add(base, first), b.add(base, stop), name="left") as row:
                 rows = self._count(b, left, row)
                 many = self._count(b, right, column) if self.swapped else rows
@@ -213,8 +213,8 @@ class Matrix:
 
     def _count(self, b: Builder, side: Side, panel: Value) -> Value:
         """How many of a panel's rows (or columns) there are."""
-        left = b.sub(const(I64, side.axis.size), side.place(b, panel)[1])
-        return b.intrinsic("llvm.smin", I64, left, const(I64, WIDTH))
+        left = b.sub(side.axis.size, side.place(b, panel)[1])
+        return b.smin(left, WIDTH)
 
     def _rows(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
         """Where a panel of rows begins, and the bytes from row to row."""
@@ -227,5 +227,5 @@ class Matrix:
 
     def _packed(self, b: Builder, panel: Value, axes: Axes) -> Value:
         """Where a packed left panel is."""
-        number = b.mul(self.left.batch_at(b, axes), const(I64, self.left.panels))
-        return self._row(b, b.mul(b.add(number, panel), const(I64, WIDTH)))
+        number = b.mul(self.left.batch_at(b, axes), self.left.panels)
+        return self._row(b, b.mul(b.add(number, panel), WIDTH))

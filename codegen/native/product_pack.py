@@ -60,7 +60,7 @@ class _Packer:
     def put(self, b: Builder, value: Value, k: Value, q: Value | int, count: int) -> None:
         """Store `count` lanes of step k from element q on."""
         first = q if isinstance(q, Value) else const(I64, q)
-        place = b.add(b.mul(b.sub(k, _BEGIN), const(I64, self.width)), first)
+        place = b.add(b.mul(b.sub(k, _BEGIN), self.width), first)
         address = b.gep(_DEST, self.frame.element, place)
         if count == self.lanes:
             b.store(value, address)
@@ -80,7 +80,7 @@ class _Across(_Packer):
         if size % self.width == 0 and reach == self.width:
             self._steps(b, shared, start, masked=False)
             return
-        inside = b.icmp("sle", start, const(I64, size - reach))
+        inside = b.icmp("sle", start, size - reach)
         b.branch(inside, "whole", "part")
         b.label("whole")
         self._steps(b, shared, start, masked=False)
@@ -94,7 +94,7 @@ class _Across(_Packer):
         frame, axis = self.frame, self.side.axis
         with b.loop(_BEGIN, _END, name=str(self.inner)) as k:
             for q in range(0, self.width, self.lanes):
-                at = b.add(start, const(I64, q))
+                at = b.add(start, q)
                 mask = self._mask(b, at) if masked else None
                 aligned = self.lanes if self.width % self.lanes == 0 else 1
                 here = frame.evaluator(b, {**shared, self.inner: k, axis: at}, axis, mask, aligned)
@@ -104,7 +104,7 @@ class _Across(_Packer):
     def _mask(self, b: Builder, at: Value) -> Value:
         """The lanes from `at` on that are elements."""
         lane = iota(Type("i64", self.lanes))
-        left = b.sub(const(I64, self.side.axis.size), at)
+        left = b.sub(self.side.axis.size, at)
         return b.icmp("slt", lane, b.splat(left, self.lanes))
 
 
@@ -116,11 +116,11 @@ class _Along(_Packer):
         size = self.inner.size
         whole = size // self.lanes * self.lanes
         if whole:
-            stop = b.intrinsic("llvm.smin", I64, _END, const(I64, whole))
+            stop = b.smin(_END, whole)
             with b.loop(_BEGIN, stop, self.lanes, str(self.inner)) as k:
                 self._squares(b, {**shared, self.inner: k}, start, self.lanes)
         if size > whole:
-            with b.when(b.icmp("eq", _END, const(I64, size))):
+            with b.when(b.icmp("eq", _END, size)):
                 rest = {**shared, self.inner: const(I64, whole)}
                 self._squares(b, rest, start, size - whole)
 
@@ -128,7 +128,7 @@ class _Along(_Packer):
         """`steps` steps of k of the whole panel."""
         whole = self.width // self.lanes * self.lanes
         if whole:
-            with b.loop(const(I64, 0), const(I64, whole), self.lanes, "q") as q:
+            with b.loop(0, whole, self.lanes, "q") as q:
                 self._square(b, axes, start, q, self.lanes, steps)
         if self.width > whole:
             left = self.width - whole
@@ -142,10 +142,10 @@ class _Along(_Packer):
         last = const(I64, self.side.axis.size - 1)
         rows = []
         for k in range(count):
-            at = b.add(b.add(start, q), const(I64, k))
-            at = b.intrinsic("llvm.smin", I64, at, last)
+            at = b.add(b.add(start, q), k)
+            at = b.smin(at, last)
             here = frame.evaluator(b, {**axes, self.side.axis: at}, inner, mask)
             rows.append(here.wide(self.side.factor))
         rows += [Value("poison", frame.wide)] * (self.lanes - count)
         for k, column in enumerate(transposed(b, rows)[:steps]):
-            self.put(b, column, b.add(axes[inner], const(I64, k)), q, count)
+            self.put(b, column, b.add(axes[inner], k), q, count)

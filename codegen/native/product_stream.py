@@ -102,7 +102,7 @@ class Stream:
             above, _ = self.left.place(b, left)
             beside, column = self.right.place(b, right)
             axes = {**shared, **above, **beside}
-            held.fill(axes, b.add(b.mul(number, const(I64, self.left.panels)), left))
+            held.fill(axes, b.add(b.mul(number, self.left.panels), left))
             (self._strip_across if self.across else self._strip_along)(b, axes, column, tile, held)
             self.finish(b, tile, number, left, const(I64, self.rows), right)
 
@@ -117,8 +117,8 @@ class Stream:
         with ExitStack() as stack:
             at = self._outer_loops(b, stack)
             size = const(I64, self.inner.size)
-            with b.loop(const(I64, 0), size, BLOCK, "block") as block:
-                stop = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, BLOCK)), size)
+            with b.loop(0, size, BLOCK, "block") as block:
+                stop = b.smin(b.add(block, BLOCK), size)
                 here = {**axes, **at}
                 self._block_across(b, here, (block, stop), column, tile, held)
 
@@ -134,22 +134,17 @@ class Stream:
         """One block of k: groups of whole vectors, then, in the last strip, what is left."""
         frame, size = self.frame, self.right.axis.size
         unit = self.unit * frame.lanes
-        left = b.sub(const(I64, size), column)
+        left = b.sub(size, column)
         whole = const(I64, self.right.width)
         if size % self.right.width:
-            whole = b.intrinsic(
-                "llvm.smin",
-                I64,
-                b.mul(b.binary("udiv", left, const(I64, unit)), const(I64, unit)),
-                whole,
-            )
-        with b.loop(const(I64, 0), whole, unit, "q") as q:
+            whole = b.smin(b.mul(b.binary("udiv", left, unit), unit), whole)
+        with b.loop(0, whole, unit, "q") as q:
             self._group_across(b, axes, steps, (column, q), tile, held, [None] * self.unit)
         rest = size % self.right.width % unit
         if rest:
             counts = [rest - v * frame.lanes for v in range(self.unit)]
             masks = [some_lanes(frame.lanes, n) for n in counts if n > 0]
-            with b.when(b.icmp("slt", left, const(I64, self.right.width))):
+            with b.when(b.icmp("slt", left, self.right.width)):
                 self._group_across(b, axes, steps, (column, whole), tile, held, masks)
 
     def _group_across(
@@ -170,7 +165,7 @@ class Stream:
             here = {**axes, self.inner: k}
             ones = [b.splat(held.one(here, const(I64, i)), frame.lanes) for i in range(self.rows)]
             for v, mask in enumerate(masks):
-                there = {**here, self.right.axis: b.add(first, const(I64, v * frame.lanes))}
+                there = {**here, self.right.axis: b.add(first, v * frame.lanes)}
                 evaluator = frame.evaluator(b, there, self.right.axis, mask, frame.lanes)
                 vector = evaluator.wide(frame.product.right)
                 for i, one in enumerate(ones):
@@ -184,10 +179,7 @@ class Stream:
 
     def _outer_loops(self, b: Builder, stack: ExitStack) -> dict[Axis, Value]:
         """Loops over all summed axes but the last."""
-        return {
-            a: stack.enter_context(b.loop(const(I64, 0), const(I64, a.size), name=str(a)))
-            for a in self.outer
-        }
+        return {a: stack.enter_context(b.loop(0, a.size, name=str(a))) for a in self.outer}
 
     # Lanes are steps of k.
 
@@ -202,18 +194,18 @@ class Stream:
         whole, rest = divmod(self.inner.size, frame.lanes)
         with ExitStack() as stack:
             at = {**axes, **self._outer_loops(b, stack)}
-            q = stack.enter_context(b.loop(const(I64, 0), const(I64, frame.lanes), count, "q"))
-            places = [b.add(b.add(column, q), const(I64, c)) for c in range(count)]
+            q = stack.enter_context(b.loop(0, frame.lanes, count, "q"))
+            places = [b.add(b.add(column, q), c) for c in range(count)]
             if self.right.last < self.right.width:
-                places = [b.intrinsic("llvm.smin", I64, p, last) for p in places]
+                places = [b.smin(p, last) for p in places]
             address = b.gep(tile, frame.element, q)
-            above = b.loop(const(I64, 0), const(I64, self.rows), self.high, "row")
+            above = b.loop(0, self.rows, self.high, "row")
             strip = _Columns(self, b, places, stack.enter_context(above), address, held)
             stop = const(I64, whole * frame.lanes)
             block = CHAIN * frame.lanes
             if whole:
-                with b.loop(const(I64, 0), stop, block, "block") as first:
-                    end = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, block)), stop)
+                with b.loop(0, stop, block, "block") as first:
+                    end = b.smin(b.add(first, block), stop)
                     strip.sum(at, first, end, rest if whole < CHAIN else 0)
             if rest and (whole >= CHAIN or not whole):
                 strip.sum(at, stop, stop, rest)
@@ -226,7 +218,7 @@ class Stream:
 
     def _clear(self, b: Builder, tile: Value) -> None:
         """A tile of zeros."""
-        with b.loop(const(I64, 0), const(I64, self._tile_size), self.frame.lanes, "q") as q:
+        with b.loop(0, self._tile_size, self.frame.lanes, "q") as q:
             zero = const(self.frame.wide, 0)
             b.store(zero, b.gep(tile, self.frame.element, q))
 
@@ -247,10 +239,10 @@ class _Columns:
         self.stream, self.b, self.frame = stream, b, stream.frame
         self.places, self.tile, self.held = places, tile, held
         last = const(I64, stream.rows - 1)
-        self.numbers = [b.add(row, const(I64, i)) for i in range(stream.high)]
+        self.numbers = [b.add(row, i) for i in range(stream.high)]
         self.rows = self.numbers
         if stream.rows % stream.high:
-            self.rows = [b.intrinsic("llvm.smin", I64, r, last) for r in self.numbers]
+            self.rows = [b.smin(r, last) for r in self.numbers]
 
     def sum(self, axes: dict[Axis, Value], first: Value, end: Value, rest: int) -> None:
         """Add a block of k: whole vectors from first to end, and `rest` elements after them."""
@@ -268,7 +260,7 @@ class _Columns:
                 total = b.shuffle(total, None, list(range(count)))
             else:
                 total = b.extract(total, 0)
-            offset = b.mul(number, const(I64, self.stream.right.width))
+            offset = b.mul(number, self.stream.right.width)
             row = b.gep(self.tile, frame.element, offset)
             b.store(b.fadd(b.load(row, total.type), total), row)
 
@@ -281,7 +273,7 @@ class _Columns:
             here = frame.evaluator(b, there, stream.inner, mask, frame.lanes)
             vector = here.wide(frame.product.right)
             if mask is not None:
-                vector = b.select(mask, vector, const(frame.wide, 0))
+                vector = b.select(mask, vector, 0)
             for i, row in enumerate(rows):
                 slot = self.sums[i * len(self.places) + c]
                 slot.set(b.fma(row, vector, slot.get()))
@@ -310,7 +302,7 @@ class _Held:
             with ExitStack() as stack:
                 b, stream = self.b, self.stream
                 at = {**axes, **stream._outer_loops(b, stack)}
-                rows = b.loop(const(I64, 0), const(I64, stream.rows), name="row")
+                rows = b.loop(0, stream.rows, name="row")
                 row = stack.enter_context(rows)
                 self._fill_row({**at, stream.left.axis: row}, row)
 
@@ -329,7 +321,7 @@ class _Held:
             b.call_void(name, value, address, const(Type("i32"), frame.element.bits // 8), mask)
 
         if whole:
-            with b.loop(const(I64, 0), const(I64, whole), frame.lanes, str(inner)) as k:
+            with b.loop(0, whole, frame.lanes, str(inner)) as k:
                 put(k, None)
         if inner.size > whole:
             put(const(I64, whole), some_lanes(frame.lanes, inner.size - whole))
@@ -338,7 +330,7 @@ class _Held:
         """Where row i's element at these values of the summed axes is kept."""
         b, frame = self.b, self.frame
         position = frame.evaluator(b, axes).place(frame.inner).base
-        place = b.add(position, b.mul(i, const(I64, self.size)))
+        place = b.add(position, b.mul(i, self.size))
         return b.gep(self.memory, frame.element, place)
 
     def one(self, axes: dict[Axis, Value], i: Value) -> Value:
@@ -356,7 +348,7 @@ class _Held:
             evaluator = frame.evaluator(b, here, self.stream.inner, mask, frame.lanes)
             return evaluator.wide(frame.product.left)
         loaded = b.load(self._address(axes, i), frame.wide)
-        return loaded if mask is None else b.select(mask, loaded, const(frame.wide, 0))
+        return loaded if mask is None else b.select(mask, loaded, 0)
 
 
 def added_up(b: Builder, vectors: Sequence[Value]) -> Value:

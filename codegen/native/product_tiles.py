@@ -143,8 +143,8 @@ class Tiles:
             zero, size = const(I64, 0), const(I64, self.inner.size)
             with b.loop(begin, end, name="task") as task:
                 batch, panel = b.binary("udiv", task, panels), b.binary("urem", task, panels)
-                with b.loop(zero, const(I64, self._outers), name="outer") as outer:
-                    steps = b.mul(outer, const(I64, self.inner.size * self.left.width))
+                with b.loop(zero, self._outers, name="outer") as outer:
+                    steps = b.mul(outer, self.inner.size * self.left.width)
                     dest = b.gep(self._left_panel(b, task), self.frame.element, steps)
                     pack(b, dest, batch, panel, outer, zero, size)
 
@@ -160,7 +160,7 @@ class Tiles:
 
     def _left_panel(self, b: Builder, number: Value) -> Value:
         """The address of a packed left panel."""
-        return b.gep(Value("%scratch", PTR), I8, b.mul(number, const(I64, self.left_size)))
+        return b.gep(Value("%scratch", PTR), I8, b.mul(number, self.left_size))
 
     # Tiles
 
@@ -188,10 +188,10 @@ class Tiles:
             self.room = b.alloca(element, cut.panels * cut.length * self.right.width, name="panel")
         with b.loop(begin, end, name="task") as task:
             self.task = _Task(self, b, digits(b, task, self.order))
-            with b.loop(const(I64, 0), const(I64, self._outers), name="outer") as outer:
+            with b.loop(0, self._outers, name="outer") as outer:
                 size = const(I64, self.inner.size)
-                with b.loop(const(I64, 0), size, cut.length, str(self.inner)) as k:
-                    stop = b.intrinsic("llvm.smin", I64, b.add(k, const(I64, cut.length)), size)
+                with b.loop(0, size, cut.length, str(self.inner)) as k:
+                    stop = b.smin(b.add(k, cut.length), size)
                     self.task.block(outer, k, stop)
 
 
@@ -203,16 +203,16 @@ class _Task:
         self.batch, above, group, right = (at[axis] for axis in tiles.order)
         left, cut = tiles.left, tiles.cut
         self.axes = digits(b, self.batch, self.frame.product.batch)
-        base = b.mul(above, const(I64, left.along))
-        first = b.mul(group, const(I64, cut.group))
+        base = b.mul(above, left.along)
+        first = b.mul(group, cut.group)
         self.lefts = (b.add(base, first), b.add(base, self._least(first, cut.group, left.along)))
-        first = b.mul(right, const(I64, cut.panels))
+        first = b.mul(right, cut.panels)
         self.rights = (first, self._least(first, cut.panels, tiles.right.panels))
 
     def _least(self, first: Value, count: int, most: int) -> Value:
         """first + count, but not beyond `most`."""
-        after = self.b.add(first, const(I64, count))
-        return self.b.intrinsic("llvm.smin", I64, after, const(I64, most))
+        after = self.b.add(first, count)
+        return self.b.smin(after, most)
 
     def block(self, outer: Value, begin: Value, end: Value) -> None:
         """One block of k: pack the right panels, then all pairs of panels."""
@@ -225,15 +225,15 @@ class _Task:
             tile = self._tile(left, right)
             self._kernels(left, right, outer, begin, end, tile)
             with maybe(b, self._is_last(outer, end), not tiles.whole):
-                rows = b.sub(const(I64, tiles.left.axis.size), tiles.left.place(b, left)[1])
-                rows = b.intrinsic("llvm.smin", I64, rows, const(I64, tiles.left.width))
+                rows = b.sub(tiles.left.axis.size, tiles.left.place(b, left)[1])
+                rows = b.smin(rows, tiles.left.width)
                 tiles.finish(b, tile, self.batch, left, rows, right)
 
     def _is_last(self, outer: Value, end: Value) -> Value:
         """Whether a block is the last of k."""
         b, tiles = self.b, self.tiles
-        last = b.icmp("eq", end, const(I64, tiles.inner.size))
-        return b.binary("and", last, b.icmp("eq", outer, const(I64, tiles._outers - 1)))
+        last = b.icmp("eq", end, tiles.inner.size)
+        return b.binary("and", last, b.icmp("eq", outer, tiles._outers - 1))
 
     def _room(self, right: Value) -> Value:
         """Where a right panel is packed."""
@@ -246,7 +246,7 @@ class _Task:
         b, tiles = self.b, self.tiles
         if tiles.whole:
             return tiles.tiles
-        row = b.mul(b.sub(left, self.lefts[0]), const(I64, tiles.cut.panels))
+        row = b.mul(b.sub(left, self.lefts[0]), tiles.cut.panels)
         number = b.add(row, b.sub(right, self.rights[0]))
         size = const(I64, tiles.left.width * tiles.right.width)
         return b.gep(tiles.tiles, self.frame.element, b.mul(number, size))
@@ -260,7 +260,7 @@ class _Task:
         a = self._left(left, outer, k)
         other = self._right(right, k)
         width, steps = const(I64, tiles.right.width), b.sub(end, begin)
-        more = const(I1, 0) if tiles.whole else b.icmp("ne", b.add(outer, begin), const(I64, 0))
+        more = const(I1, 0) if tiles.whole else b.icmp("ne", b.add(outer, begin), 0)
         for rows, columns, condition in self._shapes(left, right):
             with maybe(b, condition or more, condition is not None):
                 frame = self.frame
@@ -274,9 +274,9 @@ class _Task:
             steps = (tiles.left_place.own_step, tiles.left_place.inner_step)
             address = self._in_place(side, tiles.left_place, panel, k)
             return address, const(I64, steps[0]), const(I64, steps[1])
-        number = b.add(b.mul(side.batch_at(b, self.axes), const(I64, side.panels)), panel)
-        step = b.add(b.mul(outer, const(I64, tiles.inner.size)), k[tiles.inner])
-        begin = b.mul(step, const(I64, side.width))
+        number = b.add(b.mul(side.batch_at(b, self.axes), side.panels), panel)
+        step = b.add(b.mul(outer, tiles.inner.size), k[tiles.inner])
+        begin = b.mul(step, side.width)
         address = b.gep(tiles._left_panel(b, number), self.frame.element, begin)
         return address, const(I64, 1), const(I64, side.width)
 
@@ -323,7 +323,7 @@ class _Task:
     def _ends(self, side: Side, panel: Value) -> Value:
         """Whether a panel is the last along its axis."""
         start = side.place(self.b, panel)[1]
-        return self.b.icmp("sgt", start, const(I64, side.axis.size - side.width))
+        return self.b.icmp("sgt", start, side.axis.size - side.width)
 
     def _cases(
         self, whole: int, last: int, is_last: Value | None
@@ -331,7 +331,7 @@ class _Task:
         if is_last is None:
             yield whole, None
             return
-        yield whole, self.b.binary("xor", is_last, const(I1, 1))
+        yield whole, self.b.binary("xor", is_last, 1)
         yield last, is_last
 
 
