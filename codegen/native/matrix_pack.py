@@ -19,8 +19,8 @@ from tracejit.codegen.native.builder import (
     some_lanes,
     transposed,
 )
-from tracejit.codegen.native.matrix_tiles import WIDTH, WORDS, columns_of
-from tracejit.codegen.native.matrix_unit import DEPTH, SIDE, TILE
+from tracejit.codegen.native.matrix_tiles import WIDTH, columns_of
+from tracejit.codegen.native.matrix_unit import DEPTH, SIDE, TILE, WORDS
 from tracejit.codegen.native.product_frame import Frame, Side
 from tracejit.codegen.native.rows import digits
 from tracejit.fuse.index import Axis

@@ -19,10 +19,9 @@ from tracejit.codegen.native.builder import (
     const,
     define,
 )
-from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
 
 WIDTH = 2 * SIDE  # rows and columns of a tile of sums
-WORDS = Type("i32", SIDE)
 WIDE = Type("float", SIDE)
 ROWS = 8  # of the left factor that are multiplied together on vectors
 # Of each four lanes the first two, or the last, of two vectors: lane by lane, and pair by pair.
@@ -75,12 +74,9 @@ def _tiles(b: Builder, many: int) -> None:
     with b.loop(0, chunks, name="chunk") as chunk:
         ours = b.gep(a, I8, b.mul(chunk, BYTES))
         theirs = b.gep(panel, I16, b.mul(chunk, 2 * TILE))
-        for i in range(many):
-            unit.load(b, 4 + i, b.gep(ours, I8, b.mul(step, i * SIDE)), step)
-        for v in range(2):
-            unit.load(b, 6 + v, b.gep(theirs, I16, v * TILE), BYTES)
-        for i, v in places:
-            unit.multiply(b, 2 * i + v, 4 + i, 6 + v)
+        left = [b.gep(ours, I8, b.mul(step, i * SIDE)) for i in range(many)]
+        above = [b.gep(theirs, I16, v * TILE) for v in range(2)]
+        unit.add_products(b, (left, step), (above, BYTES))
     for i, v in places:
         place = b.gep(sums, F32, i * SIDE * WIDTH + v * SIDE)
         unit.store(b, 2 * i + v, place, 4 * WIDTH)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.builder import F32, I8, I16, I64, PTR, Builder, Value, const
@@ -118,7 +119,7 @@ class Matrix:
         body = f"{self.frame.name}.tiles"
         phases = [self._packing()] if self.scratch else []
         attributes = {"unit": unit.attributes(self.frame.level), "plain": ""}
-        self.ways = {way: self._range(way, given) for way, given in attributes.items()}
+        self.ways = [self._range(way, given) for way, given in attributes.items()]
         add_body(self.frame.module, body, self._names, self._best_way)
         return [*phases, Phase(body, tasks, max(int(TASK_NS / ns), 1))]
 
@@ -160,12 +161,8 @@ class Matrix:
 
     def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """The tasks, with the unit or without."""
-        b.branch(unit.available(b), "unit", "plain")
-        for way, call in self.ways.items():
-            b.label(way)
-            call(b, *pointers[len(self.frame.buffers) :], begin, end)
-            b.jump("done")
-        b.label("done")
+        given = (*pointers[len(self.frame.buffers) :], begin, end)
+        unit.either(b, *(partial(call, b, *given) for call in self.ways))
 
     def _range(self, way: str, attributes: str) -> Callable[..., None]:
         """Define the function of a way that does a range of tasks; what writes a call of it."""
