@@ -14,7 +14,7 @@ from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_frame import GRAIN_NS, grain
 from tracejit.codegen.native.attention_matrix import Matrix, load
 from tracejit.codegen.native.attention_panels import Panels
-from tracejit.codegen.native.attention_tiles import at, parts, plus, times, transpose
+from tracejit.codegen.native.attention_tiles import transpose
 from tracejit.codegen.native.builder import (
     I16,
     I32,
@@ -30,6 +30,7 @@ from tracejit.codegen.native.builder import (
 )
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
+from tracejit.codegen.native.places import at, parts, plus, times
 from tracejit.codegen.native.source import Work
 from tracejit.fuse.attention import Attention
 from tracejit.runtime.cpu import Level
@@ -78,11 +79,9 @@ def _best_way(
     matrix: Matrix, plain: Panels, b: Builder, pointers: list[Value], begin: Value, end: Value
 ) -> None:
     """The tasks, one way or the other."""
-
-    def call(way: Panels) -> None:
-        b.call_void(f"{way.prefix}range", *pointers, begin, end)
-
-    unit.either(b, lambda: call(matrix), lambda: call(plain))
+    for some in b.either(unit.available(b), "with", "without"):
+        prefix = (matrix if some else plain).prefix
+        b.call_void(f"{prefix}range", *pointers, begin, end)
 
 
 @dataclass(frozen=True)

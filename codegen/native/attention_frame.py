@@ -9,17 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tracejit.codegen.native.attention_exp import exp2
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    load_row,
-    over,
-    parts,
-    plus,
-    store_row,
-    times,
-    transpose,
-)
+from tracejit.codegen.native.attention_tiles import load_row, store_row, transpose
 from tracejit.codegen.native.builder import F32, Builder, Module, Type, Value, const
+from tracejit.codegen.native.places import at, over, parts, plus, times
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.attention import Attention, Operand
 from tracejit.runtime.cpu import Level

@@ -17,7 +17,7 @@ from tracejit.codegen.native import matrix_unit as unit
 from tracejit.codegen.native.attention_blocks import Step
 from tracejit.codegen.native.attention_frame import INFINITY, SETS, up
 from tracejit.codegen.native.attention_panels import Panels, Scratch
-from tracejit.codegen.native.attention_tiles import at, over, parts, plus, times, transpose
+from tracejit.codegen.native.attention_tiles import transpose
 from tracejit.codegen.native.builder import (
     I1,
     I16,
@@ -30,6 +30,7 @@ from tracejit.codegen.native.builder import (
     first_lanes,
 )
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
+from tracejit.codegen.native.places import at, over, parts, plus, times
 from tracejit.fuse.attention import Operand
 
 KEYS = 128  # keys in a block at most
@@ -208,10 +209,7 @@ class Matrix(Panels):
             same = b.binary("and", same, b.fcmp("oeq", factor, 1.0))
         every = b.intrinsic("llvm.vector.reduce.and", I1, same, suffix=same.type.suffix)
         some, panel = b.binary("xor", every, 1), self.cut.panel
-        with (
-            b.when(some, "shrink"),
-            b.loop(0, self.padded_columns * panel, panel, "row") as row,
-        ):
+        with b.when(some, "shrink"), b.loop(0, self.padded_columns * panel, panel, "row") as row:
             for v, factor in enumerate(shrunk):
                 place = at(b, at(b, sums, row), v * self.lanes)
                 b.store(b.fmul(b.load(place, self.wide), factor), place)

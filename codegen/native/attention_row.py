@@ -21,17 +21,7 @@ from __future__ import annotations
 
 from tracejit.codegen.native.attention_exp import DEGREES, exp2
 from tracejit.codegen.native.attention_frame import INFINITY, KEYS, Kernel, grain, up
-from tracejit.codegen.native.attention_tiles import (
-    across,
-    at,
-    greater,
-    lane_sums,
-    load_row,
-    parts,
-    plus,
-    store_row,
-    times,
-)
+from tracejit.codegen.native.attention_tiles import across, greater, lane_sums, load_row, store_row
 from tracejit.codegen.native.builder import (
     F32,
     I8,
@@ -46,6 +36,7 @@ from tracejit.codegen.native.builder import (
     named,
 )
 from tracejit.codegen.native.entry import Phase, add_body
+from tracejit.codegen.native.places import at, parts, plus, times
 from tracejit.codegen.native.source import Work
 from tracejit.fuse.attention import Attention
 from tracejit.runtime.cpu import Level

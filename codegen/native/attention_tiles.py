@@ -4,7 +4,7 @@ beforehand, transposition in registers, rows of any dtype as f32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from tracejit.codegen.native import words
 from tracejit.codegen.native.builder import (
@@ -21,33 +21,9 @@ from tracejit.codegen.native.builder import (
     transposed,
 )
 from tracejit.codegen.native.microkernel import CHAIN
+from tracejit.codegen.native.places import at, parts, times
 
 UNROLL = 4  # steps of a sum in a loop's body
-
-
-def at(b: Builder, base: Value, index: int | Value, element: Type = F32) -> Value:
-    """The address of an element."""
-    return base if index == 0 else b.gep(base, element, index)
-
-
-def times(b: Builder, a: Value, factor: int) -> Value:
-    """An integer times a constant."""
-    return a if factor == 1 else b.mul(a, factor)
-
-
-def over(b: Builder, a: Value, by: int) -> Value:
-    """An integer that is not negative, divided by a constant."""
-    return a if by == 1 else b.binary("udiv", a, by)
-
-
-def plus(b: Builder, *terms: tuple[Value, int]) -> Value:
-    """The sum of integers times constants."""
-    total: Value | None = None
-    for value, factor in terms:
-        if factor:
-            part = times(b, value, factor)
-            total = part if total is None else b.add(total, part)
-    return const(I64, 0) if total is None else total
 
 
 def accumulate(
@@ -134,32 +110,6 @@ def lane_sums(b: Builder, rows: Sequence[Value]) -> Value:
         found = [b.fadd(b.shuffle(x, y, low), b.shuffle(x, y, high)) for x, y in pairs]
         half //= 2
     return found[0]
-
-
-def parts(
-    b: Builder, size: int | Value, unit: int, name: str, rest: int | None = 0
-) -> Iterator[tuple[Value, int]]:
-    """For `unit` at a time, then for what is left: the first one, and how many. `rest`: how many
-    are left, if some are, of a size that is no constant; None: one by one, however many."""
-    whole = const(I64, size - size % unit) if isinstance(size, int) else floor(b, size, unit)
-    with b.loop(0, whole, unit, name) as first:
-        yield first, unit
-    if isinstance(size, int):
-        if size % unit:
-            yield whole, size % unit
-    elif rest is None:
-        with b.loop(whole, size, 1, name) as first:
-            yield first, 1
-    elif rest:
-        with b.when(b.icmp("slt", whole, size), "rest"):
-            yield whole, rest
-
-
-def floor(b: Builder, size: Value, unit: int) -> Value:
-    """Rounded down to a multiple."""
-    if unit & (unit - 1):
-        return b.sub(size, b.binary("urem", size, unit))
-    return b.binary("and", size, -unit)
 
 
 def load_row(

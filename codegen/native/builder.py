@@ -167,6 +167,11 @@ def some_lanes(lanes: int, count: int) -> Value | None:
     return first_lanes(lanes, count) if count < lanes else None
 
 
+def lanes_before(b: Builder, lanes: int, size: int, first: Value) -> Value:
+    """The lanes, from place `first` on, that come before `size`."""
+    return b.icmp("slt", iota(Type("i64", lanes)), b.splat(b.sub(size, first), lanes))
+
+
 def iota(type: Type, step: int = 1) -> Value:
     """<0, step, 2·step, …>; 0 for a scalar."""
     if not type.lanes:
@@ -461,6 +466,17 @@ class Builder:
         self.label(body)
         yield
         self.jump(done)
+        self.label(done)
+
+    def either(self, condition: Value, yes: str, no: str) -> Iterator[bool]:
+        """What is written for True runs if the condition holds, that for False if not. `yes` and
+        `no` are their labels, new in this function."""
+        done = f"{yes}_done"
+        self.branch(condition, yes, no)
+        for label in (yes, no):
+            self.label(label)
+            yield label == yes
+            self.jump(done)
         self.label(done)
 
 

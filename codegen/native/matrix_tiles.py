@@ -57,12 +57,8 @@ def add_tile(module: Module, way: str, attributes: str) -> str:
 
 def _on_unit(b: Builder) -> None:
     """Tiles 0 … 3 are sums, 4 and 5 left of them, 6 and 7 above."""
-    b.branch(b.icmp("sgt", KERNEL[-1], SIDE), "two", "one")
-    for label, many in (("two", 2), ("one", 1)):
-        b.label(label)
-        _tiles(b, many)
-        b.jump("done")
-    b.label("done")
+    for more in b.either(b.icmp("sgt", KERNEL[-1], SIDE), "two", "one"):
+        _tiles(b, 2 if more else 1)
 
 
 def _tiles(b: Builder, many: int) -> None:

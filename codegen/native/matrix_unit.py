@@ -6,7 +6,7 @@ their level: they ask (`available`) and have another way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tracejit.codegen.native.builder import I1, I8, PTR, Builder, Module, Type, Value, const
@@ -38,16 +38,6 @@ def available(b: Builder) -> Value:
     if not b.module.has("amx"):
         _add_question(b.module)
     return b.call("amx", I1)
-
-
-def either(b: Builder, unit: Callable[[], None], plain: Callable[[], None]) -> None:
-    """What `unit` writes is done where there is one, else what `plain` writes."""
-    b.branch(available(b), "unit", "plain")
-    for label, write in (("unit", unit), ("plain", plain)):
-        b.label(label)
-        write()
-        b.jump("done")
-    b.label("done")
 
 
 def _add_question(module: Module) -> None:

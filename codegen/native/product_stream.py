@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, some_lanes
-from tracejit.codegen.native.entry import Phase, add_body
+from tracejit.codegen.native.builder import I64, Builder, Value, const, some_lanes
+from tracejit.codegen.native.entry import Phase
+from tracejit.codegen.native.places import parts
 from tracejit.codegen.native.product_epilogue import add_epilogue
-from tracejit.codegen.native.product_frame import PAGE, Frame, even, in_place, make_side
+from tracejit.codegen.native.product_frame import (
+    PAGE,
+    Axes,
+    Frame,
+    Range,
+    even,
+    in_place,
+    make_side,
+)
 from tracejit.codegen.native.rows import digits
 from tracejit.fuse.index import Axis
 from tracejit.fuse.product import Product, stride
@@ -83,11 +92,9 @@ class Stream:
         """Define the functions; the phases."""
         frame = self.frame
         self.finish = add_epilogue(frame, self.left, self.right)
-        body = f"{frame.name}.strips"
-        add_body(frame.module, body, frame.buffers, self._tasks)
         tasks = frame.product.sizes[0] * self.left.panels * self.right.panels
-        size = self.right.width * frame.depth * frame.element.bits // 8
-        return [Phase(body, tasks, max(GRAIN_BYTES // size, 1))]
+        size = self.right.width * frame.depth * frame.item
+        return [frame.phase("strips", tasks, GRAIN_BYTES // size, self._tasks)]
 
     def _tasks(self, b: Builder, _: object, begin: Value, end: Value) -> None:
         frame, batch = self.frame, self.frame.product.batch
@@ -109,7 +116,7 @@ class Stream:
     # Lanes are columns.
 
     def _strip_across(
-        self, b: Builder, axes: dict[Axis, Value], column: Value, tile: Value, held: _Held
+        self, b: Builder, axes: Axes, column: Value, tile: Value, held: _Held
     ) -> None:
         """A few rows of the right factor at a time, so that what is read lies together; the sums so
         far are in the tile."""
@@ -123,13 +130,7 @@ class Stream:
                 self._block_across(b, here, (block, stop), column, tile, held)
 
     def _block_across(
-        self,
-        b: Builder,
-        axes: dict[Axis, Value],
-        steps: tuple[Value, Value],
-        column: Value,
-        tile: Value,
-        held: _Held,
+        self, b: Builder, axes: Axes, steps: Range, column: Value, tile: Value, held: _Held
     ) -> None:
         """One block of k: groups of whole vectors, then, in the last strip, what is left."""
         frame, size = self.frame, self.right.axis.size
@@ -150,9 +151,9 @@ class Stream:
     def _group_across(
         self,
         b: Builder,
-        axes: dict[Axis, Value],
-        steps: tuple[Value, Value],
-        place: tuple[Value, Value],
+        axes: Axes,
+        steps: Range,
+        place: Range,
         tile: Value,
         held: _Held,
         masks: Sequence[Value | None],
@@ -177,15 +178,13 @@ class Stream:
             address = b.gep(tile, frame.element, b.add(place[1], offset))
             b.store(b.fadd(b.load(address, frame.wide), slot.get()), address)
 
-    def _outer_loops(self, b: Builder, stack: ExitStack) -> dict[Axis, Value]:
+    def _outer_loops(self, b: Builder, stack: ExitStack) -> Axes:
         """Loops over all summed axes but the last."""
         return {a: stack.enter_context(b.loop(0, a.size, name=str(a))) for a in self.outer}
 
     # Lanes are steps of k.
 
-    def _strip_along(
-        self, b: Builder, axes: dict[Axis, Value], column: Value, tile: Value, held: _Held
-    ) -> None:
+    def _strip_along(self, b: Builder, axes: Axes, column: Value, tile: Value, held: _Held) -> None:
         """A few columns at a time, as many as have registers for their sums; k in blocks, whose
         sums are added up in the tile."""
         frame, count = self.frame, self.wide
@@ -244,7 +243,7 @@ class _Columns:
         if stream.rows % stream.high:
             self.rows = [b.smin(r, last) for r in self.numbers]
 
-    def sum(self, axes: dict[Axis, Value], first: Value, end: Value, rest: int) -> None:
+    def sum(self, axes: Axes, first: Value, end: Value, rest: int) -> None:
         """Add a block of k: whole vectors from first to end, and `rest` elements after them."""
         b, frame, inner = self.b, self.frame, self.stream.inner
         count = len(self.places)
@@ -264,7 +263,7 @@ class _Columns:
             row = b.gep(self.tile, frame.element, offset)
             b.store(b.fadd(b.load(row, total.type), total), row)
 
-    def _step(self, axes: dict[Axis, Value], mask: Value | None) -> None:
+    def _step(self, axes: Axes, mask: Value | None) -> None:
         """One vector of k."""
         b, frame, stream = self.b, self.frame, self.stream
         rows = [self.held.vector(axes, row, mask) for row in self.rows]
@@ -285,15 +284,15 @@ class _Held:
 
     def __init__(self, stream: Stream, b: Builder) -> None:
         self.stream, self.b, self.frame = stream, b, stream.frame
-        place = in_place(self.frame, stream.left)
-        self.direct = place is not None and (stream.across or place.inner_step == 1)
+        steps = in_place(self.frame, stream.left, self.frame.product.total.dtype)
+        self.direct = steps is not None and (stream.across or steps[1] == 1)
         self.size = self.frame.depth
         if not self.direct:
             frame, rows = self.frame, stream.rows
             self.memory = b.alloca(frame.element, rows * self.size + frame.lanes, name="held")
             self.filled = b.slot(const(I64, -1), "filled")
 
-    def fill(self, axes: dict[Axis, Value], which: Value) -> None:
+    def fill(self, axes: Axes, which: Value) -> None:
         """Have the rows of the left panel `which`."""
         if self.direct:
             return
@@ -306,41 +305,28 @@ class _Held:
                 row = stack.enter_context(rows)
                 self._fill_row({**at, stream.left.axis: row}, row)
 
-    def _fill_row(self, axes: dict[Axis, Value], i: Value) -> None:
+    def _fill_row(self, axes: Axes, i: Value) -> None:
         b, frame, inner = self.b, self.frame, self.stream.inner
-        whole = inner.size // frame.lanes * frame.lanes
-
-        def put(at: Value, mask: Value | None) -> None:
-            here = {**axes, inner: at}
+        for k, count in parts(b, inner.size, frame.lanes, str(inner)):
+            here, mask = {**axes, inner: k}, some_lanes(frame.lanes, count)
             value = frame.evaluator(b, here, inner, mask, frame.lanes).wide(frame.product.left)
-            address = self._address(here, i)
-            if mask is None:
-                b.store(value, address)
-                return
-            name = f"llvm.masked.store.{value.type.suffix}.p0"
-            b.call_void(name, value, address, const(Type("i32"), frame.element.bits // 8), mask)
+            b.masked_store(value, self._address(here, i), mask)
 
-        if whole:
-            with b.loop(0, whole, frame.lanes, str(inner)) as k:
-                put(k, None)
-        if inner.size > whole:
-            put(const(I64, whole), some_lanes(frame.lanes, inner.size - whole))
-
-    def _address(self, axes: dict[Axis, Value], i: Value) -> Value:
+    def _address(self, axes: Axes, i: Value) -> Value:
         """Where row i's element at these values of the summed axes is kept."""
         b, frame = self.b, self.frame
         position = frame.evaluator(b, axes).place(frame.inner).base
         place = b.add(position, b.mul(i, self.size))
         return b.gep(self.memory, frame.element, place)
 
-    def one(self, axes: dict[Axis, Value], i: Value) -> Value:
+    def one(self, axes: Axes, i: Value) -> Value:
         """Row i's element."""
         if self.direct:
             here = {**axes, self.stream.left.axis: i}
             return self.frame.evaluator(self.b, here).value(self.frame.product.left)
         return self.b.load(self._address(axes, i), self.frame.element)
 
-    def vector(self, axes: dict[Axis, Value], i: Value, mask: Value | None) -> Value:
+    def vector(self, axes: Axes, i: Value, mask: Value | None) -> Value:
         """Row i's elements along k, from the one at these values on."""
         b, frame = self.b, self.frame
         if self.direct:
