@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tracejit.codegen.native.builder import Module
 from tracejit.codegen.native.entry import Phase, add_entry
 from tracejit.fuse.attention import Attention
-from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.loopnest import LoopNest, kernel_source
 from tracejit.runtime.kernel import KernelSource
 
 
@@ -31,17 +31,5 @@ def source(
     first = f"{name} for {target}: {work.strategy}"
     module.comment = (first, *lines, "", *str(nest).splitlines())
     add_entry(module, name, len(nest.buffers), work.phases, work.ns, bool(work.scratch))
-    reads, writes = nest.bytes_moved()
-    return KernelSource(
-        name=name,
-        text=module.text(),
-        target=target,
-        params=tuple((b.name, b.dtype) for b in nest.buffers),
-        outputs=tuple(b.name for b in nest.buffers if b.written),
-        constants={"scratch": work.scratch} if work.scratch else {},
-        grid=1 if any(phase.tasks for phase in work.phases) else 0,
-        spans=tuple(b.span for b in nest.buffers),
-        reads=reads,
-        writes=writes,
-        strategy=work.strategy,
-    )
+    constants = {"scratch": work.scratch} if work.scratch else {}
+    return kernel_source(nest, name, module.text(), target, work.strategy, constants=constants)

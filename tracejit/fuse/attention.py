@@ -77,6 +77,11 @@ class Attention:
         return tuple(Buffer(n, o.dtype, o.span, n == "out") for n, o in self.operands.items())
 
     @property
+    def rows(self) -> int:
+        """Rows of the result."""
+        return math.prod(self.out.sizes[:3])
+
+    @property
     def group(self) -> int:
         """Heads of the query that share one of the keys."""
         return self.query.sizes[1] // self.key.sizes[1]
@@ -168,7 +173,7 @@ def _broadcast(operand: Operand, sizes: Sequence[int]) -> Operand:
     if any(old not in (1, new) for old, new in zip(operand.sizes, sizes, strict=True)):
         raise Refused(f"{operand} against {list(sizes)}")
     strides = [0 if n == 1 else s for n, s in zip(operand.sizes, operand.strides, strict=True)]
-    return replace(operand, sizes=tuple(sizes), strides=tuple(strides))  # type: ignore[arg-type]
+    return replace(operand, sizes=tuple(sizes), strides=tuple(strides))  # type: ignore[arg-type]  # still four
 
 
 def _check(q: Operand, k: Operand, v: Operand, o: Operand, grouped: bool) -> None:
