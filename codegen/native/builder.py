@@ -515,38 +515,3 @@ def define(
     words = ["define internal void", f"@{name}({spelled})", "" if body else "noinline", attributes]
     head = " ".join(filter(None, [*words, "{"]))
     module.add(name, "\n".join([head, *builder.text(), "}"]))
-
-
-def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """The columns of a square of as many vectors as they have lanes. Squares that fit into 128 bits
-    are turned by interleaving, one instruction for each row and halving (Stone, "Parallel
-    Processing with the Perfect Shuffle", 1971); then blocks off the diagonal change places in log2
-    steps (Eklundh, "A Fast Computer Method for Matrix Transposing", 1972)."""
-    size = len(rows)
-    step = min(size, 128 // rows[0].type.bits)
-    half, lanes = step // 2, range(0, size, step)
-    interleaved = [
-        [
-            at + k
-            for lane in lanes
-            for at in range(lane + part, lane + part + half)
-            for k in (0, size)
-        ]
-        for part in (0, half)
-    ]
-    found = []
-    for first in lanes:
-        square = list(rows[first : first + step])
-        for _ in range(step.bit_length() - 1):
-            pairs = list(zip(square[:half], square[half:], strict=True))
-            square = [b.shuffle(x, y, mask) for x, y in pairs for mask in interleaved]
-        found += square
-    while step < size:
-        low = [k if not k & step else k - step + size for k in range(size)]
-        high = [k + step if not k & step else k + size for k in range(size)]
-        for i in range(size):
-            if not i & step:
-                x, y = found[i], found[i + step]
-                found[i], found[i + step] = b.shuffle(x, y, low), b.shuffle(x, y, high)
-        step *= 2
-    return found

@@ -17,8 +17,8 @@ from tracejit.codegen.native.builder import (
     const,
     lanes_before,
     some_lanes,
-    transposed,
 )
+from tracejit.codegen.native.lanes import transposed
 from tracejit.codegen.native.matrix_tiles import WIDTH, columns_of
 from tracejit.codegen.native.matrix_unit import DEPTH, SIDE, TILE, WORDS
 from tracejit.codegen.native.places import parts, plus

@@ -18,8 +18,8 @@ from tracejit.codegen.native.builder import (
     lanes_before,
     named,
     some_lanes,
-    transposed,
 )
+from tracejit.codegen.native.lanes import transposed
 from tracejit.codegen.native.places import parts
 from tracejit.codegen.native.product_frame import Axes, Frame, Side
 from tracejit.codegen.native.rows import digits
