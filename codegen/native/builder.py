@@ -72,7 +72,7 @@ class Type:
 
 
 I1, I8, I16, I32, I64 = (Type(f"i{bits}") for bits in (1, 8, 16, 32, 64))
-F16, F32, F64, PTR = Type("half"), Type("float"), Type("double"), Type("ptr")
+F32, F64, PTR = Type("float"), Type("double"), Type("ptr")
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,6 @@ def _integer(number: Value | int) -> Value:
 def named(type: Type, names: str) -> list[Value]:
     """A function's parameters of one type, by their names."""
     return [Value(f"%{name}", type) for name in names.split()]
-
-
-def bits_const(type: Type, pattern: int) -> Value:
-    """The float constant with this bit pattern (an IEEE single or double), in all lanes."""
-    raw = struct.unpack("<f", struct.pack("<I", pattern))[0] if type.kind == "float" else None
-    if raw is None:
-        raw = struct.unpack("<d", struct.pack("<Q", pattern))[0]
-    return const(type, raw)
 
 
 def float_text(kind: str, number: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tracejit.codegen.native import philox, words
-from tracejit.codegen.native.builder import I1, I64, PTR, Builder, Type, Value, const, iota
+from tracejit.codegen.native.builder import I1, I64, Builder, Type, Value, const, iota
 from tracejit.fuse.index import Atom, Axis, FloorDiv, Index, Indirect, Mod, reach
 from tracejit.fuse.loopnest import LoopNest, Store
 from tracejit.fuse.scalar import Load, Scalar
@@ -404,10 +404,6 @@ class Evaluator:
             return
         value = b.splat(value, self.lanes)
         valid = self._valid(mask)
-        if place.lanes is None and place.stride == 1:
-            b.masked_store(value, b.gep(pointer, element, place.base), valid)
-            return
-        b.masked_store(value, self._addresses(pointer, place, element), valid)
-
-
-__all__ = ["PTR", "Evaluator", "Place"]
+        near = place.lanes is None and place.stride == 1
+        one = b.gep(pointer, element, place.base) if near else None
+        b.masked_store(value, one or self._addresses(pointer, place, element), valid)
