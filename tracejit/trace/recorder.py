@@ -20,9 +20,9 @@ import torch
 
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
-from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.runtime.tracers import being_recorded, traced
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.changes import Change
 from tracejit.trace.constants import Watch, watching
