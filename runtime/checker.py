@@ -95,8 +95,7 @@ class Checker:
 
     def closely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the ending gives for a call that `fast` is not bound to: try the other bindings,
-        then evaluate guard by guard and bind anew. MISS if a guard does not hold.
-        """
+        then evaluate guard by guard and bind anew. MISS if a guard does not hold."""
         for binding in self.bindings:
             if binding.function is not self.fast:
                 found = binding.function(args, kwargs)
@@ -150,8 +149,7 @@ class Checker:
 
     def notice_churn(self, values: list[Any]) -> None:
         """Count the objects that are others than in the last binding; walk those that change again
-        and again.
-        """
+        and again."""
         if not self.bindings:
             return
         for index, old in enumerate(self.bindings[0].values):
@@ -182,8 +180,7 @@ _live: weakref.WeakSet[Checker] = weakref.WeakSet()
 
 def _before_collection(phase: str, info: dict[str, int]) -> None:
     """Before a full collection drop what the checks hold, so that models in reference cycles can be
-    collected.
-    """
+    collected."""
     if phase == "start" and info["generation"] == 2:
         for checker in list(_live):
             checker.drop()

@@ -26,8 +26,7 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 class Library:
     """Stands for the module `libdevice` in a kernel's namespace: `libdevice.exp(x)` on the
-    interpreter's tensors.
-    """
+    interpreter's tensors."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in FUNCTIONS:
