@@ -211,10 +211,7 @@ class Steps:
         if facts.name == "aten.as_strided" and parent.home.outside and _has_offset(args, kwargs):
             raise Refused("op", "as_strided with an offset into memory from outside")
         op, where = described(facts.name, parent, result, args[1:], kwargs)
-        if op:
-            self.storages.view(result, parent, op, where)
-        else:
-            self.storages.strided(result, parent.root)
+        self.storages.view(result, parent, op, where)
 
     def _constant(self, tensor: torch.Tensor) -> Step:
         frame = caller()
@@ -251,10 +248,7 @@ class Steps:
             raise Refused("mutation", "a tensor from outside changed its shape")
         result = yield
         op, where = described(facts.name.replace("_", ""), parent, result, args[1:], kwargs)
-        if op:
-            self.storages.view(result, parent, op, where)
-        else:
-            self.storages.strided(result, parent.root)
+        self.storages.view(result, parent, op, where)
 
     def write(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`x.add_(y)`: the functional op, cast to x's dtype, becomes x's value."""
