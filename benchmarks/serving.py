@@ -56,7 +56,7 @@ class Server:
                 self.call = recording(work, found)
             else:
                 self.call, moved = self.ready(work, job, found)
-        except Exception as error:
+        except Exception as error:  # a peer's, of any type: it is the outcome
             found = Outcome(self.peer.name, "failed", one_line(error))
         gc.collect()
         gc.freeze()  # a collection in a block then looks at what the block made only

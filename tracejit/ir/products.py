@@ -85,9 +85,10 @@ def _linear(builder: Builder, node: Node) -> Value | None:
 
 
 def _opened(builder: Builder, node: Node) -> Value:
-    bias, *factors = (None if k is None else node.args[k] for k in PRODUCTS[node.op])
-    kept = factors[0].dtype  # type: ignore[union-attr]
-    left, right = (widened(builder, f) for f in factors)
+    added, first, second = PRODUCTS[node.op]
+    bias = None if added is None else node.args[added]
+    kept = node.args[first].dtype
+    left, right = widened(builder, node.args[first]), widened(builder, node.args[second])
     dims = len(left.sizes)
     terms = builder(
         "aten.mul.Tensor",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from tracejit.ir.graph import Arg, Origin, Value
-from tracejit.runtime.leaves import lazy_bits
+from tracejit.runtime import private
+from tracejit.runtime.aliases import lazy_bits
 
 Key = tuple[torch.dtype, torch.Size, tuple[int, ...], int, int]
 
@@ -25,7 +26,7 @@ class Alias:
     strides: tuple[int, ...]
     offset: int
     device: str
-    lazy: int = 0  # see runtime.leaves.lazy_bits
+    lazy: int = 0  # see runtime.aliases.lazy_bits
     parent: Alias | None = None
     op: str = ""
     args: tuple[Arg, ...] = ()
@@ -78,6 +79,6 @@ class Storage:
 def memory_of(tensor: torch.Tensor) -> int:
     """Where a tensor's storage is; 0 if it has none (sparse, functorch's, a lazy module's)."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return private.storage_key(tensor.untyped_storage())
     except (NotImplementedError, RuntimeError, ValueError):
         return 0

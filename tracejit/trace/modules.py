@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracejit.runtime import state
+from tracejit.runtime import private
 from tracejit.runtime.origins import CORE
 from tracejit.runtime.paths import TABLES, instance_dict
 from tracejit.trace.kinds import HOLDERS
@@ -66,7 +66,7 @@ def called(reach: Reach, module: Any) -> None:
         return
     attributes = instance_dict(module)
     # Without gradients, hooks of the backward pass are not called.
-    for name in state.HOOKS if torch.is_grad_enabled() else state.HOOKS[:2]:
+    for name in private.HOOKS if torch.is_grad_enabled() else private.HOOKS[:2]:
         hooks = attributes.get(name)
         if hooks:
             _called_hooks(reach, node, name, attributes)

@@ -76,7 +76,7 @@ class Observer:
         self.previous: Any = None
         try:
             self.roots(args, kwargs)
-        except Exception as error:
+        except Exception as error:  # ours: it must not end the user's call
             self.failed(error)
 
     def roots(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -330,7 +330,7 @@ class Observer:
         if self.reason is None:
             try:
                 return conclusion(self, *given)
-            except Exception as error:
+            except Exception as error:  # as above
                 self.failed(error)
         assert self.reason is not None
         return self.reason

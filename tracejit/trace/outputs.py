@@ -261,7 +261,7 @@ def is_plain_object(item: Any) -> bool:
     kind = type(item)
     own = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__new__")
     changed = any(getattr(kind, n, None) is not getattr(object, n, None) for n in own)
-    slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    slots = copyreg._slotnames(kind)  # type: ignore[attr-defined]  # CPython's
     is_module = isinstance(item, torch.nn.Module)
     return hasattr(item, "__dict__") and not changed and not slots and not is_module
 
@@ -292,8 +292,7 @@ def _made(tensor: torch.Tensor) -> Tree:
     requires gradients. Raises Refused for one that leads to others."""
     if not tensor.is_leaf:
         raise Refused("autograd", "the result requires gradients")
-    hooks = (tensor._backward_hooks, getattr(tensor, "_post_accumulate_grad_hooks", None))
-    if any(hooks) or (tensor.requires_grad and tensor.grad is not None):
+    if any(private.tensor_hooks(tensor)) or (tensor.requires_grad and tensor.grad is not None):
         raise Refused("autograd", "a new tensor with a gradient or with hooks is returned")
     fields = vars(tensor)
     if not all(map(constants.is_constant, fields.values())):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime.private import schema_of
 from tracejit.trace.aliases import Alias, Storage
 from tracejit.trace.meta import tensors_in
 from tracejit.trace.recording import Refused
@@ -50,5 +51,5 @@ def _in_place(facts: Facts, alias: Alias, target: Alias) -> bool:
     return mine == theirs and (
         torch.Tag.pointwise in op.tags
         or op is torch.ops.aten.copy.default
-        or op._schema.name.startswith("aten::_foreach_")
+        or schema_of(op).name.startswith("aten::_foreach_")
     )

@@ -37,8 +37,6 @@ from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
 from tracejit.trace.watch import Watch, watching
 
-Mode: Any = private.dispatch_mode()
-
 
 def record(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, observer: Any = None
@@ -79,13 +77,13 @@ def observed(
     return result, recording, recording.refused or observer.finish(recording)
 
 
-class Recorder(Mode):  # type: ignore[misc]
+class Recorder(private.TorchDispatchMode):
     """The state of one recording. `refused` is set once, and nothing is recorded after that."""
 
     def __init__(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
@@ -117,7 +115,7 @@ class Recorder(Mode):  # type: ignore[misc]
             self.aside = True
             try:
                 work(*given)
-            except Exception as error:
+            except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
             finally:
                 self.aside = False
@@ -155,7 +153,7 @@ class Recorder(Mode):  # type: ignore[misc]
         self._advance(step, None)
         try:
             result = func(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # the op's, of any type: it goes on to the user
             if not raises_without_data(func, args, kwargs, error):
                 self.refuse(Refused("raised", f"{facts.name} raised {type(error).__name__}"))
             raise
@@ -190,7 +188,7 @@ class Recorder(Mode):  # type: ignore[misc]
             step.send(result)
         except StopIteration:
             pass
-        except Exception as error:
+        except Exception as error:  # ours: it must not end the user's call
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
@@ -213,7 +211,7 @@ class Recorder(Mode):  # type: ignore[misc]
                 if not isinstance(changes, Reason):
                     return self._recording(result, changes, observer)
                 self.refused = changes
-            except Exception as error:
+            except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
                 # The call is over: nothing in it can be pointed at.
                 self.refused = self.refused and replace(self.refused, place=self.place)

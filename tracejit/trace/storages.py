@@ -20,7 +20,8 @@ from tracejit.ir.dtypes import NAME, itemsize
 from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, numel
 from tracejit.ops.strides import dense
 from tracejit.runtime import private
-from tracejit.runtime.leaves import CONJUGATED, NEGATED, lazy_bits, physical
+from tracejit.runtime.aliases import CONJUGATED, NEGATED, lazy_bits, physical
+from tracejit.runtime.private import storage_key
 from tracejit.trace import descent, spans
 from tracejit.trace.aliases import Alias, Storage, memory_of
 from tracejit.trace.infer import Kwargs, Meta, infer, viewable
@@ -55,7 +56,7 @@ class Storages:
         """The alias that a tensor is; a new input for memory not seen before. Raises Refused."""
         if tensor.layout is not torch.strided:
             raise Refused("tensor", f"a tensor of {tensor.layout}")
-        home = self._known.get(tensor.untyped_storage()._cdata)
+        home = self._known.get(storage_key(tensor.untyped_storage()))
         if home is None:
             return self._enter(tensor, None)
         key = home.key(tensor)
@@ -73,7 +74,7 @@ class Storages:
 
     def home(self, tensor: torch.Tensor) -> Storage | None:
         """The storage record of a tensor's memory, if it has been seen."""
-        return self._known.get(tensor.untyped_storage()._cdata)
+        return self._known.get(storage_key(tensor.untyped_storage()))
 
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether the call made a tensor: its memory, or this view of memory from outside."""
@@ -107,7 +108,7 @@ class Storages:
         check_type(tensor)
         if home is None:
             home = Storage(outside=True)
-            self._known[tensor.untyped_storage()._cdata] = home
+            self._known[storage_key(tensor.untyped_storage())] = home
         memory = tensor
         if lazy_bits(tensor):
             memory = physical(tensor)
@@ -166,9 +167,9 @@ class Storages:
         when it is read, or reading it is refused with `lost`.
         """
         storage = tensor.untyped_storage()
-        home = self._known.get(storage._cdata)
+        home = self._known.get(storage_key(storage))
         if home is None:
-            home = self._known[storage._cdata] = Storage()
+            home = self._known[storage_key(storage)] = Storage()
             self._weak.append(private.weak_storage(storage))
         alias = self._alias(tensor, home, meta)
         if alias.lazy:
@@ -342,5 +343,5 @@ def check_type(tensor: torch.Tensor) -> None:
     """Raises Refused for subclasses of Tensor other than Parameter."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise Refused("tensor", f"a tensor of type {type(tensor).__name__}")
-    if tensor._is_zerotensor():
+    if private.is_zero_tensor(tensor):
         raise Refused("tensor", "a tensor of zeros without memory")

@@ -112,7 +112,7 @@ class Watch(TorchFunctionMode):
             if tensor is not None:
                 self.recorder.apart(self.recorder.steps.listed, tensor)
         elif name in ASIDE or tensor is not None or getattr(torch, name, None) is function:
-            self.__enter__()  # type: ignore[no-untyped-call]
+            self.__enter__()  # type: ignore[no-untyped-call]  # torch's has no types
             self.active += 1
 
     def parameter(self, made: Any, frame: FrameType) -> None:
@@ -128,7 +128,7 @@ class Watch(TorchFunctionMode):
             self.recorder.apart(self.recorder.generators.returned, failed)
         elif self.active:
             self.active -= 1
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # nor this
 
     def leave(self) -> None:
         """Off the stack of modes, also where the end of a call was not seen."""
@@ -141,7 +141,7 @@ def watching(watch: Watch) -> Iterator[None]:
     """Show `watch` the calls of watched C functions, next to the profiler that is active, if one
     is.
     """
-    inner: Hook | None = sys.getprofile()  # type: ignore[assignment]
+    inner: Any = sys.getprofile()  # a Hook
     names, ours = WATCHED, Watch.__torch_function__.__code__
 
     def hook(frame: FrameType, event: str, arg: Any) -> None:
