@@ -317,7 +317,7 @@ class Walk:
 
     @property
     def _folds(self) -> bool:
-        return any(getattr(a, "total", None) is not None for a in self.main)
+        return any(a.total is not None for a in self.main)
 
     def _fold(self) -> None:
         for each in (*self.main, *self.rest):

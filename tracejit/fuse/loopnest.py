@@ -140,7 +140,7 @@ def kernel_source(
     params = params or [(b.name, b.dtype) for b in nest.buffers]
     written = zip(params, nest.buffers, strict=True)
     reads, writes = nest.bytes_moved()
-    facts = {
+    facts: dict[str, Any] = {
         "outputs": tuple(name for (name, _), buffer in written if buffer.written),
         "constants": {},
         "grid": 1 if nest.rows else 0,
