@@ -8,11 +8,10 @@ which sees their arguments.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,7 +55,6 @@ ASIDE: dict[str, Callable[..., bool]] = {
     "max_pool1d": lambda x, *args, **kwargs: not x.is_contiguous() or x.is_neg(),
 }
 WATCHED = frozenset({"tolist", *MAKERS, *READERS, *ASIDE, *ESCAPES, *METHODS})
-_DYNAMO = os.path.join(os.path.dirname(torch.__file__), "_dynamo", "")
 _PARAMETER = torch.nn.Parameter.__new__.__code__
 
 Hook = Callable[[FrameType, str, Any], Any]
@@ -176,7 +174,7 @@ def watching(watch: Watch) -> Iterator[None]:
             and frame.f_code is not ours
         ):
             watch.returned(arg.__name__, frame, event == "c_exception")
-        elif event == "call" and is_compiled(frame.f_code):
+        elif event == "call" and private.is_dynamos(frame.f_code):
             watch.compiled(frame)
         elif event == "return" and frame is watch.apart:
             watch.rejoin()
@@ -190,11 +188,6 @@ def watching(watch: Watch) -> Iterator[None]:
         watch.leave()
         if sys.getprofile() is hook:  # an observer that gave up has put back what was there before
             sys.setprofile(inner)
-
-
-def is_compiled(code: CodeType) -> bool:
-    """Whether code is that of the functions which torch.compile returns."""
-    return code.co_name == "compile_wrapper" and code.co_filename.startswith(_DYNAMO)
 
 
 def _mixed(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
