@@ -25,7 +25,7 @@ from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS, instance_dict
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import purity
+from tracejit.trace import purity, young
 from tracejit.trace.changes import Change
 from tracejit.trace.conclude import Conclusion
 from tracejit.trace.covered import Coverage
@@ -125,7 +125,7 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         if sys.getprofile() == self.hook:
             sys.setprofile(self.previous)
-        self.young = set(map(id, gc.get_objects(generation=0)))
+        self.young = young.ids()
         if self.collecting:
             gc.enable()
         if error[0] is not None:
