@@ -1,12 +1,18 @@
 """Where kernels are executed in tests: native code by default, which is what a user's CPU runs; the
-interpreter for Triton's."""
+interpreter for Triton's; and each module of `tests/generators/`, which adds its rows by itself."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
+from tests import generators
 from tracejit.runtime import cpu
 
 NATIVE = [] if cpu.lacking() else [f"native:{level}" for level in cpu.host_levels()]
-TARGETS = ["interpret", *NATIVE]
+FOUND = [import_module(f"tests.generators.{m.name}") for m in iter_modules(generators.__path__)]
+OTHERS = [target for module in FOUND for target in module.register()]
+TARGETS = ["interpret", *NATIVE, *OTHERS]
 BACKENDS = ["interpret", *(["native"] if NATIVE else [])]
 TARGET = (NATIVE or ["interpret"])[0]
 BACKEND = BACKENDS[-1]

@@ -16,10 +16,10 @@ from tracejit.runtime import bundle, cache
 from tracejit.runtime.bundle import Bundle
 from tracejit.runtime.config import FLAGS, TARGET
 from tracejit.runtime.errors import BadOption, BuildWarning, CompilerError, NotBuilt
-from tracejit.runtime.guards import Failure, GuardSet
+from tracejit.runtime.files import write_atomically
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import first_code
-from tracejit.runtime.reasons import Reason
-from tracejit.runtime.store import write_atomically
+from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import is_gpu
 from tracejit.trace.observe import Observer
 from tracejit.trace.recorder import record
@@ -102,9 +102,7 @@ def program(
     dispatcher: Dispatcher, target: str, recording: Recording, guards: GuardSet
 ) -> cache.StoredPlan:
     """The recording, compiled. Raises CompilerError; `last_traces` shows how far it came."""
-    title = f"{dispatcher.name} for {target}"
-    stages = compiler.Pipeline(target, dispatcher.options.numerics, title)
-    dispatcher.traces = stages.history
+    stages = compilation.pipeline(dispatcher, target)
     try:
         return compilation.compiled(stages, recording, guards)
     except compiler.StageFailed as failed:

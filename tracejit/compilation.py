@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracejit import compiler
 from tracejit.codegen.plan import place
-from tracejit.dispatch import Dispatcher, Entry, milliseconds
+from tracejit.entry import Entry
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
 from tracejit.ir.graph import Graph
 from tracejit.ir.text import show_type
 from tracejit.runtime import cache, log, together
-from tracejit.runtime.bind import Bound, bind
-from tracejit.runtime.cache import Kernel, StoredPlan
+from tracejit.runtime.bind import bind
+from tracejit.runtime.cache import Kernel, Record, StoredPlan
 from tracejit.runtime.errors import CompilerWarning
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import function_key
@@ -24,23 +24,21 @@ from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import Leaving
 from tracejit.trace.recording import Recording
 
+if TYPE_CHECKING:
+    from tracejit.dispatch import Dispatcher
 
-def complete(
-    dispatcher: Dispatcher, entry: Entry, recording: Recording, guards: GuardSet, choice: Choice
-) -> None:
+
+def complete(dispatcher: Dispatcher, entry: Entry, recording: Recording, choice: Choice) -> None:
     """Compile a recording, store the result, and give it to the entry. Never raises: a failure is
     the entry's."""
     start = time.perf_counter()
     store = cache.shared()
-    stages = compiler.Pipeline(
-        choice.target, dispatcher.options.numerics, title(dispatcher, choice)
-    )
-    dispatcher.traces = stages.history
+    stages = pipeline(dispatcher, choice.target)
     try:
-        stored = compiled(stages, recording, guards)
+        stored = compiled(stages, recording, entry.guards)
         entry.seconds["compile"] = time.perf_counter() - start
-        bound = keep(dispatcher, entry, store, stored, recording, guards, choice)
-        entry.become(bound, choice.offline)
+        record = keep(dispatcher, entry.guards, store, stored, recording, choice)
+        entry.become(bind(entry.guards, record, stored, choice), choice.offline)
     except Leaving:
         return
     except Exception as error:  # the user's program goes on, and hears of it once
@@ -52,8 +50,16 @@ def complete(
     log.say(
         log.CACHE,
         f"{dispatcher.name}: compiled for {choice.target}: {len(stored.kernels)} kernels, "
-        f"{milliseconds(entry, 'compile')}, stored and loaded {milliseconds(entry, 'total')}",
+        f"{entry.took('compile')}, stored and loaded {entry.took('total')}",
     )
+
+
+def pipeline(dispatcher: Dispatcher, target: str) -> compiler.Pipeline:
+    """The stages of one compilation; `last_traces` shows how far they came."""
+    title = f"{dispatcher.name} for {target}"
+    stages = compiler.Pipeline(target, dispatcher.options.numerics, title)
+    dispatcher.traces = stages.history
+    return stages
 
 
 def compiled(stages: compiler.Pipeline, recording: Recording, guards: GuardSet) -> StoredPlan:
@@ -91,21 +97,16 @@ def show_decisions(decisions: list[Decision]) -> None:
         log.say(log.FUSION, f"{verdict}: {decision.what}: {decision.reason}")
 
 
-def title(dispatcher: Dispatcher, choice: Choice) -> str:
-    """The first line of the plan's text."""
-    return f"{dispatcher.name} for {choice.target}"
-
-
 def keep(
     dispatcher: Dispatcher,
-    entry: Entry,
+    guards: GuardSet,
     store: cache.Cache,
     stored: StoredPlan,
     recording: Recording,
-    guards: GuardSet,
     choice: Choice,
-) -> Bound:
-    """Store plan and record, if the guards mean something to another process, and load the plan."""
+) -> Record:
+    """The record that leads to the plan; both are stored if the guards mean something to another
+    process."""
     data = {} if guards.process_local else guards.to_json()
     written = cache.make_record(data, recording.outputs, stored.key, dispatcher.name)
     numerics = dispatcher.options.numerics
@@ -113,7 +114,7 @@ def keep(
     if data and store.write_plan(stored, where):
         function = function_key(dispatcher.function, choice.target, numerics)
         store.write_record(function, written, where)
-    return bind(entry.check, guards, written, stored, choice)
+    return written
 
 
 def fail(dispatcher: Dispatcher, entry: Entry, stages: compiler.Pipeline, error: Exception) -> None:

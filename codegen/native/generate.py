@@ -29,7 +29,7 @@ def generate(
 ) -> KernelSource:
     """The kernel called `name` for `nest` on `target` ("native:avx512").
 
-    `strategy` overrides the choice. Raises words.NoRule for a word or dtype without a rule,
+    `strategy` overrides the choice. Raises NoRule for a word or dtype without a rule,
     ValueError for an unknown target.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):

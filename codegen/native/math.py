@@ -9,6 +9,7 @@ from tracejit.codegen.native.builder import Builder, Value
 from tracejit.codegen.native.math_registers import Writer, by_registers, in_halves
 
 _IN_FLOAT: dict[str, Writer] = {**math_explog.TABLE, **math_trig.TABLE}
+WORDS = math_double.TABLE.keys()  # all have one for f64
 _ANY_KIND = frozenset({"fmod", "nextafter"})  # of math_double, right for f32 as they are
 
 

@@ -30,7 +30,7 @@ FULL = 0.75  # of a tile's columns that rows of the output should fill
 
 
 def generate_product(nest: LoopNest, product: Product, name: str, target: str) -> KernelSource:
-    """The kernel called `name` for a product on `target` ("native:avx512"). Raises words.NoRule for
+    """The kernel called `name` for a product on `target` ("native:avx512"). Raises NoRule for
     a word or dtype without a rule, ValueError for an unknown target."""
     level = level_of(target)
     nest, product = _arranged(nest, product, level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tracejit.codegen.native.builder import Module
 from tracejit.codegen.native.strategy import Strategy
-from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.loopnest import LoopNest, kernel_source
 from tracejit.runtime.kernel import KernelSource
 
 
@@ -12,20 +12,8 @@ def source(
     nest: LoopNest, name: str, target: str, module: Module, strategy: str, scratch: int = 0
 ) -> KernelSource:
     """The kernel's source as data. `scratch`: bytes it needs while it runs."""
-    reads, writes = nest.bytes_moved()
-    return KernelSource(
-        name=name,
-        text=module.text(),
-        target=target,
-        params=tuple((b.name, b.dtype) for b in nest.buffers),
-        outputs=tuple(b.name for b in nest.buffers if b.written),
-        constants={"scratch": scratch} if scratch else {},
-        grid=1 if nest.rows else 0,
-        spans=tuple(b.span for b in nest.buffers),
-        reads=reads,
-        writes=writes,
-        strategy=strategy,
-    )
+    constants = {"scratch": scratch} if scratch else {}
+    return kernel_source(nest, name, module.text(), target, strategy, constants=constants)
 
 
 def heading(nest: LoopNest, name: str, target: str, strategy: Strategy | str) -> tuple[str, ...]:

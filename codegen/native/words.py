@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from tracejit.codegen.native import math
 from tracejit.codegen.native.builder import I1, Builder, Type, Value, const
+from tracejit.fuse.scalar import NoRule
 from tracejit.ir.dtypes import FLOATS, HALVES, INTS
 
 KIND: dict[str, str] = {
@@ -23,17 +24,10 @@ KIND: dict[str, str] = {
 }
 
 
-class NoRule(NotImplementedError):
-    """The native generator has no rule for a word of the vocabulary on this dtype."""
-
-    def __init__(self, word: str, dtype: str) -> None:
-        super().__init__(f"the native generator has no rule for {word!r} on {dtype}")
-
-
 def kind_of(dtype: str) -> str:
     """The element kind in registers. Raises NoRule."""
     if dtype not in KIND:
-        raise NoRule("load", dtype)
+        raise NoRule("native", "load", dtype)
     return KIND[dtype]
 
 
@@ -257,4 +251,6 @@ def apply(b: Builder, word: str, dtype: str, *args: Value) -> Value:
         return result if result.type.kind == "i1" else narrow(b, result, dtype)
     if word in RULES:
         return RULES[word](b, dtype, *args)
+    if word not in math.WORDS:
+        raise NoRule("native", word, dtype)
     return math.call(b, word, *args)

@@ -15,7 +15,7 @@ from tracejit.codegen.triton.layout import broken
 from tracejit.codegen.triton.names import Names
 from tracejit.codegen.triton.rules import TYPE, combine_names
 from tracejit.codegen.triton.strategy import Strategy, choose, ladder
-from tracejit.fuse.loopnest import LoopNest
+from tracejit.fuse.loopnest import LoopNest, kernel_source
 from tracejit.fuse.reductions import passes, without_columns
 from tracejit.runtime.kernel import KernelSource
 
@@ -27,7 +27,7 @@ def generate(
 ) -> KernelSource:
     """The kernel called `name` for `nest` on `target` ("cuda:90", "hip:gfx942", "interpret").
 
-    `strategy` overrides the choice of tiles. Raises rules.NoRule for a word or dtype without a
+    `strategy` overrides the choice of tiles. Raises NoRule for a word or dtype without a
     rule, ValueError for an unknown target.
     """
     if not name.isidentifier() or keyword.iskeyword(name):
@@ -46,22 +46,19 @@ def generate(
     code = "\n".join(body)
     used = {k: v for k, v in constants.items() if re.search(rf"\b{k}\b", code)}
     text = _module(nest, name, emitter, strategy, body, used)
-    reads, writes = nest.bytes_moved()
-    return KernelSource(
-        name=name,
-        text=text,
-        target=target,
-        params=tuple((f"{b.name}_ptr", f"*{TYPE[b.dtype]}") for b in nest.buffers),
-        outputs=tuple(f"{b.name}_ptr" for b in nest.buffers if b.written),
+    params = [(f"{b.name}_ptr", f"*{TYPE[b.dtype]}") for b in nest.buffers]
+    return kernel_source(
+        nest,
+        name,
+        text,
+        target,
+        str(strategy),
+        params,
         constants=used,
         grid=-(-nest.rows // strategy.xblock),
         num_warps=strategy.num_warps,
         num_stages=strategy.num_stages,
-        divisible=tuple(f"{b.name}_ptr" for b in nest.buffers),
-        spans=tuple(b.span for b in nest.buffers),
-        reads=reads,
-        writes=writes,
-        strategy=str(strategy),
+        divisible=tuple(pointer for pointer, _ in params),
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import triton
 
-from tracejit.fuse.scalar import Number, Scalar
+from tracejit.fuse.scalar import NoRule, Number, Scalar
 from tracejit.ir.dtypes import FLOATS, HALVES, INTS
 from tracejit.runtime.philox import INCREMENTS, MULTIPLIERS, ROUNDS
 
@@ -68,13 +68,6 @@ SIGNED_ZEROS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 
 # How tightly an expression binds, as in Python.
 ATOM, UNARY, MUL, ADD, SHIFT, AND, XOR, OR, COMPARE, ANY = 100, 90, 80, 70, 60, 50, 40, 30, 20, 0
-
-
-class NoRule(NotImplementedError):
-    """The generator has no rule for a word of the vocabulary on this dtype."""
-
-    def __init__(self, word: str, dtype: str) -> None:
-        super().__init__(f"the Triton generator has no rule for {word!r} on {dtype}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +169,7 @@ def rule_for(scalar: Scalar) -> Rule:
         found = RULES.get((scalar.op, key))
         if found is not None:
             return found
-    raise NoRule(scalar.op, dtype)
+    raise NoRule("Triton", scalar.op, dtype)
 
 
 def cast_rule(source: str, target: str) -> Rule:
@@ -355,5 +348,5 @@ def combine_for(name: str, word: str | None, dtype: str) -> Combine:
     special = _COMBINE_FLOAT if dtype in FLOATS else _COMBINE_INT
     found = special.get(word) or _COMBINE.get(word)
     if found is None:
-        raise NoRule(name, dtype)
+        raise NoRule("Triton", name, dtype)
     return found

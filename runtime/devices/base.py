@@ -1,33 +1,15 @@
-"""What a device offers, and what is common to those that run a kernel's text."""
+"""What is common to the devices."""
 
 from __future__ import annotations
 
 import linecache
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-import torch
+from tracejit.runtime.kernel import KernelSource
 
-from tracejit.runtime.kernel import Binary, KernelSource
-
-
-class Launchable(Protocol):
-    """A loaded kernel."""
-
-    def __call__(self, *tensors: torch.Tensor) -> None:
-        """Run on these tensors, one for each parameter in order; outputs are written in place."""
-        ...
-
-
-class Device(Protocol):
-    """One kind of place where kernels run."""
-
-    def load(self, source: KernelSource, binary: Binary | None) -> Launchable:
-        """Make a kernel callable. ValueError if the device needs a binary and there is none."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait until what was launched is done."""
-        ...
+# A loaded kernel: takes one tensor for each parameter, in order; outputs are written in place.
+Launchable = Callable[..., None]
 
 
 def execute(source: KernelSource) -> dict[str, Any]:
@@ -37,19 +19,3 @@ def execute(source: KernelSource) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": f"tracejit_kernel_{source.name}"}
     exec(compile(source.text, file, "exec"), namespace)
     return namespace
-
-
-def check_spans(source: KernelSource, tensors: tuple[torch.Tensor, ...]) -> None:
-    """Raise ValueError unless each parameter has a CPU tensor whose memory holds all that the
-    kernel may reach.
-    """
-    if len(tensors) != len(source.params):
-        raise ValueError(f"{source.name} takes {len(source.params)} tensors, not {len(tensors)}")
-    for (name, _), span, tensor in zip(source.params, source.spans, tensors, strict=True):
-        if not tensor.is_cpu:
-            raise ValueError(f"{source.name} runs on the CPU, and {name} is on {tensor.device}")
-        held = tensor.untyped_storage().nbytes() // tensor.itemsize - tensor.storage_offset()
-        if span > held and source.grid:
-            raise ValueError(
-                f"{source.name} reaches {span} elements through {name}, which has {held}"
-            )

@@ -17,21 +17,15 @@ import numpy as np
 import torch
 
 from tracejit.runtime import private
-from tracejit.runtime.devices.base import Launchable, check_spans, execute
+from tracejit.runtime.devices.base import Launchable, execute
 from tracejit.runtime.devices.interpret_math import Library
 from tracejit.runtime.forks import gate
 from tracejit.runtime.kernel import Binary, KernelSource
 
 
-class Interpreter:
-    """The device "interpret"."""
-
-    def load(self, source: KernelSource, binary: Binary | None = None) -> Launchable:
-        """The kernel, run from its text; a binary is not looked at."""
-        return Interpreted(source)
-
-    def synchronize(self) -> None:
-        """Nothing runs on."""
+def load(source: KernelSource, binary: Binary | None) -> Launchable:
+    """The kernel, run from its text; a binary is not looked at."""
+    return Interpreted(source)
 
 
 class Interpreted:
@@ -61,6 +55,22 @@ class Interpreted:
             for program in range(self.source.grid):
                 builder.set_grid_idx(program, 0, 0)
                 self.function(*pointers, **self.source.constants)
+
+
+def check_spans(source: KernelSource, tensors: tuple[torch.Tensor, ...]) -> None:
+    """Raise ValueError unless each parameter has a CPU tensor whose memory holds all that the
+    kernel may reach.
+    """
+    if len(tensors) != len(source.params):
+        raise ValueError(f"{source.name} takes {len(source.params)} tensors, not {len(tensors)}")
+    for (name, _), span, tensor in zip(source.params, source.spans, tensors, strict=True):
+        if not tensor.is_cpu:
+            raise ValueError(f"{source.name} runs on the CPU, and {name} is on {tensor.device}")
+        held = tensor.untyped_storage().nbytes() // tensor.itemsize - tensor.storage_offset()
+        if span > held and source.grid:
+            raise ValueError(
+                f"{source.name} reaches {span} elements through {name}, which has {held}"
+            )
 
 
 def pointer(tensor: torch.Tensor, kind: Any) -> Any:

@@ -1,18 +1,17 @@
-"""Hand-built loop nests, and running them: Triton kernels on the interpreter, native ones at each
-level of this machine, and on the reference."""
+"""Hand-built loop nests, and running them: on every target that runs here (`tests/executors.py`),
+and on the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from tests.executors import TARGETS
-from tracejit.codegen.native import generate as native
+from tracejit.codegen.generators import generator_for
 from tracejit.codegen.native import strategy as native_strategy
-from tracejit.codegen.native.objects import compile_kernel
-from tracejit.codegen.triton import generate as triton
 from tracejit.codegen.triton.strategy import Strategy
 from tracejit.fuse import reference
 from tracejit.fuse.index import Axis, Index, Indirect
@@ -21,6 +20,7 @@ from tracejit.fuse.scalar import Load, Scalar, in_order, make
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Origin
 from tracejit.runtime import cpu, devices
+from tracejit.runtime.targets import kind_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -36,10 +36,17 @@ STRATEGIES = {
 }
 
 
-def native_way(nest: LoopNest, how: str, level: cpu.Level) -> native_strategy.Strategy | None:
+def triton_way(nest: LoopNest, how: str, target: str) -> Strategy | None:
+    """Triton's way; None where the nest has no such."""
+    if how == "blocks":
+        return Strategy("pointwise", 32)
+    return STRATEGIES.get(how) if nest.reduction else None
+
+
+def native_way(nest: LoopNest, how: str, target: str) -> native_strategy.Strategy | None:
     """The native counterpart: lanes along a parallel or a reduction axis, several registers at
     once, rows split; None where the nest has no such way."""
-    body = list(nest.body())
+    body, level = list(nest.body()), cpu.level_of(target)
     wanted = "rows" in how or how == "chunks" or how == "blocks"
     axes = [a for a in native_strategy.candidates(nest) if a.reduce != wanted]
     if how == "chosen" or not axes:
@@ -57,6 +64,14 @@ def native_way(nest: LoopNest, how: str, level: cpu.Level) -> native_strategy.St
         chunk = chunk if first and chunk * 2 <= first.size else 0
     block = 0 if vector.reduce else lanes
     return native_strategy.Strategy(vector, lanes, narrow, block, chunk, 100.0)
+
+
+# Kind of target -> (nest, how, target) -> what its generator takes for `strategy`. A generator with
+# one way through a nest has no row.
+WAYS: dict[str, Callable[[LoopNest, str, str], Any]] = {
+    "interpret": triton_way,
+    "native": native_way,
+}
 
 
 class Nests:
@@ -121,13 +136,15 @@ class Nests:
 
     def kernel(self, nest: LoopNest, name: str, how: str = "chosen") -> devices.Launchable:
         """The kernel of that name, generated `how`, ready to be called."""
-        if self.target == "interpret":
-            way = Strategy("pointwise", 32) if how == "blocks" else STRATEGIES.get(how)
-            way = way if nest.reduction or how == "blocks" else None
-            return devices.load(triton.generate(nest, name, target="interpret", strategy=way))
-        strategy = native_way(nest, how, cpu.level_of(self.target))
-        source = native.generate(nest, name, target=self.target, strategy=strategy)
-        return devices.load(source, compile_kernel(source, self.target))
+        kind, options = kind_of(self.target), {}
+        if kind in WAYS:
+            options["strategy"] = WAYS[kind](nest, how, self.target)
+        generator = generator_for(kind)
+        source = generator.source(nest, name, target=self.target, **options)
+        if generator.compile is None:
+            return devices.load(source)
+        (binary,) = generator.compile([source], target=self.target)
+        return devices.load(source, binary)
 
     @staticmethod
     def expect(nest: LoopNest, inputs: Tensors) -> Tensors:
@@ -159,7 +176,7 @@ def nests() -> Nests:
 
 @pytest.fixture(scope="session", params=TARGETS)
 def each(request: pytest.FixtureRequest) -> Nests:
-    """On the interpreter, and on every native target of this machine."""
+    """On every target that runs here."""
     return Nests(request.param)
 
 

@@ -1,5 +1,5 @@
-"""Every word of the vocabulary has a rule, and gives eager's numbers on the interpreter and in
-native code."""
+"""Every word of the vocabulary has a rule, and gives eager's numbers on every target that runs
+here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from itertools import product
 import pytest
 import torch
 
+from tracejit.codegen.generators import generator_for
 from tracejit.codegen.triton import rules
 from tracejit.codegen.triton.generate import generate
 from tracejit.fuse import reference
 from tracejit.fuse.reductions import identity
-from tracejit.fuse.scalar import REDUCTIONS, SCANS, VOCABULARY, cast, const, make
+from tracejit.fuse.scalar import REDUCTIONS, SCANS, VOCABULARY, NoRule, cast, const, make
 from tracejit.ir.dtypes import COMPUTED, TORCH
+from tracejit.runtime.targets import kind_of
 
 FLOATS = ("f32", "f64")
 INTEGERS = ("i64", "i32", "i16", "i8", "u8")
@@ -121,10 +123,9 @@ def test_an_unknown_word_is_a_loud_error(nests, monkeypatch: pytest.MonkeyPatch)
     (i,) = nests.axes(i=4)
     monkeypatch.setitem(VOCABULARY, "frobnicate", VOCABULARY["exp"])
     nest = nests.nest([i], {"out": (i, make("frobnicate", nests.load("x", i)))})
-    with pytest.raises(rules.NoRule, match="frobnicate"):
-        generate(nest, "kernel", target="interpret")
-    with pytest.raises(reference.NoRule, match="frobnicate"):
-        reference.source(nest, "kernel")
+    for target in (nests.target, "reference"):
+        with pytest.raises(NoRule, match="frobnicate"):
+            generator_for(kind_of(target)).source(nest, "kernel", target=target)
     with pytest.raises(ValueError, match="no_such_sum"):
         identity("no_such_sum", "f32")
     with pytest.raises(ValueError, match="vulkan"):

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tracejit.fuse.index import Axis, Index, Indirect
 from tracejit.fuse.scalar import Load, Scalar, in_order
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Origin, numel
+from tracejit.runtime.kernel import KernelSource
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,31 @@ class LoopNest:
             when = f" if {names[store.mask.key]}" if store.mask is not None else ""
             lines.append(f"    {store.buffer}[{where}] = {names[store.value.key]}{when}")
         return "\n".join(lines)
+
+
+def kernel_source(
+    nest: LoopNest,
+    name: str,
+    text: str,
+    target: str,
+    strategy: str,
+    params: Sequence[tuple[str, str]] = (),
+    **launch: Any,
+) -> KernelSource:
+    """A generated kernel as data, its facts read off the nest. `params`: the text's own names and
+    types of the buffers; `launch`: further fields, and others than the nest says."""
+    params = params or [(b.name, b.dtype) for b in nest.buffers]
+    written = zip(params, nest.buffers, strict=True)
+    reads, writes = nest.bytes_moved()
+    facts = {
+        "outputs": tuple(name for (name, _), buffer in written if buffer.written),
+        "constants": {},
+        "grid": 1 if nest.rows else 0,
+        "spans": tuple(b.span for b in nest.buffers),
+        "reads": reads,
+        "writes": writes,
+    }
+    return KernelSource(name, text, target, tuple(params), strategy=strategy, **(facts | launch))
 
 
 def roots_of(stores: Sequence[Store]) -> tuple[Scalar, ...]:

@@ -12,14 +12,10 @@ from collections.abc import Mapping
 import torch
 
 from tracejit.fuse.index import Axis, FloorDiv, Index, Indirect
-from tracejit.fuse.loopnest import LoopNest, Store
-from tracejit.fuse.scalar import Load, Scalar
+from tracejit.fuse.loopnest import LoopNest, Store, kernel_source
+from tracejit.fuse.scalar import Load, NoRule, Scalar
 from tracejit.ir.dtypes import TORCH
 from tracejit.runtime.kernel import KernelSource
-
-
-class NoRule(NotImplementedError):
-    """The reference has no rule for a word of the vocabulary."""
 
 
 def _call(*names: str, arity: int = 1) -> dict[str, str]:
@@ -96,20 +92,9 @@ SPECIAL = frozenset({"const", "index", "load", "reduce", "scan", "cast", "bitcas
 
 def source(nest: LoopNest, name: str) -> KernelSource:
     """The nest as a torch function of its buffers, for the device "reference". Raises NoRule."""
-    reads, writes = nest.bytes_moved()
-    return KernelSource(
-        name=name,
-        text=_Writer(nest).text(name),
-        target="reference",
-        params=tuple((param(b.name), b.dtype) for b in nest.buffers),
-        outputs=tuple(param(b.name) for b in nest.buffers if b.written),
-        constants={},
-        grid=1,
-        spans=tuple(b.span for b in nest.buffers),
-        reads=reads,
-        writes=writes,
-        strategy="plain torch",
-    )
+    params = [(param(b.name), b.dtype) for b in nest.buffers]
+    text = _Writer(nest).text(name)
+    return kernel_source(nest, name, text, "reference", "plain torch", params, grid=1)
 
 
 def generate(nest: LoopNest, name: str, *, target: str = "reference") -> KernelSource:
@@ -174,7 +159,7 @@ class _Writer:
         if scalar.op == "bitcast":
             return f"{args[0]}.view({dtype})"
         if scalar.op not in RULES:
-            raise NoRule(f"the reference has no rule for {scalar.op!r}")
+            raise NoRule("reference", scalar.op, scalar.dtype)
         return RULES[scalar.op].format(*args)
 
     def sizes(self) -> str:

@@ -132,6 +132,13 @@ REDUCTIONS: dict[str, str | None] = {
 SCANS: dict[str, str] = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum"}
 
 
+class NoRule(NotImplementedError):
+    """A generator has no rule for a word of the vocabulary on this dtype."""
+
+    def __init__(self, generator: str, word: str, dtype: str) -> None:
+        super().__init__(f"the {generator} generator has no rule for {word!r} on {dtype}")
+
+
 @dataclass(frozen=True)
 class Load:
     """The argument of a load: a buffer of the nest by name and the element position in it."""

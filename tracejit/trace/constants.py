@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -25,6 +25,9 @@ from tracejit.runtime import private
 from tracejit.trace.frames import named
 from tracejit.trace.generators import METHODS
 from tracejit.trace.recording import Refused
+
+if TYPE_CHECKING:
+    from tracejit.trace.recorder import Recorder
 
 MAKERS = frozenset({"tensor", "as_tensor", "asarray", "scalar_tensor", "new_tensor"})
 # Functions that read a tensor argument without a call that the recorder sees.
@@ -67,23 +70,11 @@ class Watch(TorchFunctionMode):
     its arguments.
     """
 
-    def __init__(
-        self,
-        refuse: Callable[[Refused], None],
-        listed: Callable[[torch.Tensor], None],
-        inside: Callable[[torch.Tensor], bool],
-        adopt: Callable[[torch.Tensor, torch.Tensor], None],
-        state: Callable[[str, torch.Generator, FrameType], None],
-        stated: Callable[[bool], None],
-    ) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self.adopt = adopt  # told of a parameter, and what it was made of: no call shows it
-        self.state, self.stated = state, stated  # told of a generator's method, and of its end
-        self.waiting = False  # for the end of one
-        self.inside = inside  # whether the call made a tensor
-        self.listed = listed  # told of a tensor whose numbers Python is about to get
+        self.recorder = recorder
+        self.waiting = False  # for the end of a generator's method
         self.plain = False
-        self.refuse = refuse
         self.active = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,10 +85,10 @@ class Watch(TorchFunctionMode):
         if name in READERS and any(
             isinstance(a, torch.Tensor) for a in (*args[1:], *kwargs.values())
         ):
-            self.refuse(Refused("data-dependent", f"{name} reads the values of a tensor"))
+            self.recorder.refuse(Refused("data-dependent", f"{name} reads the values of a tensor"))
         try:
             if name in ASIDE and ASIDE[name](*args, **kwargs):
-                self.refuse(Refused("op", f"{name} of these arguments cannot be watched"))
+                self.recorder.refuse(Refused("op", f"{name} of these arguments cannot be watched"))
                 with private.without_modes():
                     return func(*args, **kwargs)
             return func(*args, **kwargs)
@@ -113,18 +104,18 @@ class Watch(TorchFunctionMode):
         if name in METHODS:
             if isinstance(owner, torch.Generator):
                 self.waiting = True
-                self.state(name, owner, frame)
+                self.recorder.state(name, owner, frame)
             return
-        if name == "requires_grad_" and tensor is not None and self.inside(tensor):
+        if name == "requires_grad_" and tensor is not None and self.recorder.inside(tensor):
             return  # a property of what the call made
         if name == "run_backward" and _only_gives_gradients(frame):
             return  # the backward pass runs below, and is recorded like anything else
         if escape is not None:
             if tensor is not None or isinstance(owner, torch.Generator) or name == "run_backward":
-                self.refuse(Refused(escape[0], escape[1].format(name)))
+                self.recorder.refuse(Refused(escape[0], escape[1].format(name)))
         elif name == "tolist":
             if tensor is not None:
-                self.listed(tensor)
+                self.recorder.listed(tensor)
         elif name in ASIDE or tensor is not None or getattr(torch, name, None) is function:
             self.__enter__()  # type: ignore[no-untyped-call]
             self.active += 1
@@ -133,13 +124,13 @@ class Watch(TorchFunctionMode):
         """`nn.Parameter(data)` gave this."""
         data = frame.f_locals.get("data")
         if isinstance(made, torch.Tensor) and isinstance(data, torch.Tensor):
-            self.adopt(made, data)
+            self.recorder.adopt(made, data)
 
     def returned(self, failed: bool = False) -> None:
         """The watched call is over."""
         if self.waiting:
             self.waiting = False
-            self.stated(failed)
+            self.recorder.stated(failed)
         elif self.active:
             self.active -= 1
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]

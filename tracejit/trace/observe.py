@@ -14,8 +14,9 @@ import contextvars
 import functools
 import gc
 import sys
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,12 +26,12 @@ from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS, instance_dict
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import purity, young
+from tracejit.trace import conclude, namespaces, purity, young
 from tracejit.trace.changes import Change
-from tracejit.trace.conclude import Conclusion
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
 from tracejit.trace.generators import METHODS
+from tracejit.trace.kinds import steps_into
 from tracejit.trace.plans import (
     ENVIRON,
     MODULE_CALL,
@@ -48,6 +49,7 @@ from tracejit.trace.reads import passes_on
 from tracejit.trace.recording import Recording, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
+T = TypeVar("T")
 _HOOK_DETAILS = (
     "_forward_hooks_with_kwargs",
     "_forward_pre_hooks_with_kwargs",
@@ -90,23 +92,23 @@ class Observer:
         self.root = tree.add(found, fn)
         if isinstance(fn, FunctionType):
             self.reach.functions[id(fn.__code__)] = [(fn, self.root)]
-        elif isinstance(fn, MethodType):
-            self.reach.child(self.root, "self", None, fn.__self__)
-            self.reach.child(self.root, "func", None, fn.__func__)
-        elif isinstance(fn, functools.partial):
-            self.reach.child(self.root, "partialfunc", None, fn.func)
-            for step, items in (("args", enumerate(fn.args)), ("keywords", fn.keywords.items())):
-                held = self.reach.child(self.root, f"partial{step}", None, getattr(fn, step))
-                for key, value in items:
-                    self.reach.child(held, "item", key, value)
+        elif isinstance(fn, (MethodType, functools.partial)):
+            for step in steps_into(fn):
+                value = STEPS[step](fn, None)
+                held = self.reach.child(self.root, step, None, value)
+                if step in ("partialargs", "partialkeywords"):
+                    self.items(held, enumerate(value) if step == "partialargs" else value.items())
         top = tree.add(Node(-1, "args", None, "length", len(args)), args)
-        for position, value in enumerate(args):
-            self.reach.child(top, "item", position, value)
+        self.items(top, enumerate(args))
         ordered = _collects_keywords(fn)
         names = list(kwargs) if ordered else sorted(kwargs)
         top = tree.add(Node(-1, "kwargs", None, "kwargs", [ordered, names]), kwargs)
-        for name in names:
-            self.reach.child(top, "item", name, kwargs[name])
+        self.items(top, ((name, kwargs[name]) for name in names))
+
+    def items(self, node: int, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """What a container of arguments holds."""
+        for key, value in pairs:
+            self.reach.child(node, "item", key, value)
 
     def __enter__(self) -> Observer:
         self.previous = sys.getprofile()
@@ -139,13 +141,6 @@ class Observer:
     def failed(self, error: Exception) -> None:
         """Something was reached that cannot even be looked at, as a parameter without sizes."""
         self.refuse("unguardable", f"observing it failed: {type(error).__name__}: {error}")
-
-    def suspend(self) -> None:
-        """What runs from here to `resume` is none of the call's own."""
-        sys.setprofile(None)
-
-    def resume(self) -> None:
-        sys.setprofile(self.hook)
 
     # Events
 
@@ -247,9 +242,9 @@ class Observer:
         if mark not in self.globals_seen:
             self.globals_seen.add(mark)
             if plan.origin != CORE:
-                self.globals(plan, frame.f_globals, frame)
+                namespaces.global_names(self.reach, plan, frame.f_globals)
             elif frame.f_globals.get("F") is torch.nn.functional:
-                self.functional(plan)
+                namespaces.functional(self.reach, plan)
         for name in plan.loads & METHODS:
             if passes_on(plan.code, name):  # of a generator, perhaps
                 self.refuse("random", f"passes {name} on", frame)
@@ -257,68 +252,6 @@ class Observer:
             self.reach.asked(plan, local, frame.f_globals)
         if self.reach.problem is not None:
             self.refuse(*self.reach.problem, frame)
-
-    def globals(self, plan: Plan, namespace: dict[str, Any], frame: FrameType) -> None:
-        """The globals and imported modules that a code object names."""
-        reads = plan.reads
-        assert reads is not None
-        if reads.whole_globals:
-            self.refuse("unguardable", "calls globals()", frame)
-        node = self.namespace(plan, namespace)
-        if node < 0:
-            if reads.global_loads:
-                self.refuse("unguardable", "globals that no module holds", frame)
-            return
-        added = (name for name in reads.global_stores if name in reads.counts)
-        added_to = [name for name in added if type(namespace.get(name)) is not int]
-        for name in (*reads.global_loads, *added_to):
-            value = namespace.get(name, MISSING)
-            if value is MISSING:
-                if plan.origin == USER:
-                    self.tree.child(node, "item", name, MISSING)
-                if name in purity.IMPURE_BUILTINS and passes_on(plan.code, name):
-                    self.refuse("impure", f"passes {name} on", frame)
-            elif plan.versioned.get(name, MISSING) is value or self.reach.by_version(
-                value, plan.origin
-            ):
-                plan.versioned[name] = value
-                if value is torch.nn.functional:
-                    self.functional(plan)
-                if isinstance(value, FunctionType):
-                    self.coverage.library.setdefault(id(value.__code__), (node, name, value))
-            else:
-                self.reach.step(plan, node, "item", name, value, 0)
-        for name in reads.global_stores:
-            read = functools.partial(namespace.get, name, MISSING)
-            counted = name in reads.counts
-            self.effects.add(node, "item", name, read, plan.code, id(namespace), counted)
-        for name in reads.imports:
-            if name in sys.modules:
-                self.reach.loaded(plan, sys.modules[name])
-
-    def functional(self, plan: Plan) -> None:
-        """Functions of torch.nn.functional that code of torch or a library names: people replace
-        them."""
-        names = plan.loads & vars(torch.nn.functional).keys()
-        node = self.coverage.module_node("torch.nn.functional") if names else -1
-        for name in sorted(names):
-            found = getattr(torch.nn.functional, name)
-            if isinstance(found, (FunctionType, BuiltinFunctionType)):
-                self.reach.child(node, "item", name, found)
-
-    def namespace(self, plan: Plan, namespace: dict[str, Any]) -> int:
-        """The node of a globals dict: a module's, or a function's own; -1 if neither."""
-        known = self.tree.known.get(id(namespace))
-        if known is not None:
-            return known
-        module = namespace.get("__name__")
-        loaded = sys.modules.get(module) if isinstance(module, str) else None
-        if loaded is not None and instance_dict(loaded) is namespace:
-            return self.coverage.module_node(str(module))
-        for function, node in self.reach.functions.get(id(plan.code), ()):
-            if function.__globals__ is namespace:
-                return self.tree.child(node, "namespace", None, namespace, predicate=("any", None))
-        return -1
 
     def module_call(self, module: Any) -> None:
         """`module(…)`: its hooks, and the class that its forward is found in."""
@@ -389,7 +322,7 @@ class Observer:
         name = function.__name__
         if private.core_function(name) is not function:
             return
-        node = self.coverage.module_node("torch")
+        node = self.tree.module("torch")
         for asked in settings.SETS.get(name, ()):
             read = functools.partial(settings.read, asked)
             self.effects.add(node, "setting", asked, read, frame.f_code, "setting")
@@ -400,18 +333,11 @@ class Observer:
 
     def changes(self) -> list[Change] | Reason:
         """What the call changed in what it reached, or why a plan cannot do the same."""
-        if self.reason is not None:
-            return self.reason
-        try:
-            return Conclusion(self).changes()
-        except Exception as error:
-            self.failed(error)
-            assert self.reason is not None
-            return self.reason
+        return self._unless_refused(conclude.changes)
 
     def reached(self) -> dict[int, int]:
         """Objects that were there before the call: their nodes by id."""
-        return Conclusion(self).reached()
+        return conclude.reached(self)
 
     def holds(self, value: Any) -> int:
         """How often an object is held here."""
@@ -422,15 +348,19 @@ class Observer:
         """The guards of the call that was recorded, or why it cannot be guarded. To be called
         once."""
         try:
-            if self.reason is not None:
-                return self.reason
-            return Conclusion(self).guards(recording)
-        except Exception as error:
-            self.failed(error)
-            assert self.reason is not None
-            return self.reason
+            return self._unless_refused(conclude.guards, recording)
         finally:
             self.release()
+
+    def _unless_refused(self, conclusion: Callable[..., T], *given: Any) -> T | Reason:
+        """What is concluded, or why nothing is."""
+        if self.reason is None:
+            try:
+                return conclusion(self, *given)
+            except Exception as error:
+                self.failed(error)
+        assert self.reason is not None
+        return self.reason
 
     def release(self) -> None:
         """Let go of all that the call reached."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -24,9 +24,10 @@ from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
 from tracejit.trace.canonical import WRAPPED
+from tracejit.trace.changes import Change
 from tracejit.trace.constants import Watch, watching
 from tracejit.trace.generators import Generators
-from tracejit.trace.meta import tensors_in, without_values
+from tracejit.trace.meta import raises_without_data, tensors_in, without_values
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
@@ -74,13 +75,9 @@ class Recorder(Mode):  # type: ignore[misc]
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
         before = {} if observer is None else observer.tree.generators
-        self.generators = Generators(self.graph, self.storages, self.origins.here, before)
-        self.watch = Watch(
-            self.refuse, self.listed, self.inside, self.adopt, self.state, self.stated
-        )
-        self.steps = Steps(
-            self.graph, self.storages, self.origins.here, self.watch, self.generators
-        )
+        self.generators = Generators(self.storages, before)
+        self.watch = Watch(self)
+        self.steps = Steps(self.storages, self.watch, self.generators)
         self.refused: Reason | None = None
         self.calls = 0
         self.aside = False  # what torch is asked now is none of the call's
@@ -91,12 +88,8 @@ class Recorder(Mode):  # type: ignore[misc]
     @contextmanager
     def running(self, observer: Any) -> Iterator[None]:
         """Everything that must surround the call."""
-        if observer is None:
-            with being_recorded(), self, watching(self.watch):
-                yield
-        else:
-            with being_recorded(), self, observer, watching(self.watch):
-                yield
+        with being_recorded(), self, observer or nullcontext(), watching(self.watch):
+            yield
 
     def refuse(self, why: Refused) -> None:
         """Give up recording; the first reason counts."""
@@ -223,24 +216,25 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def finish(self, result: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
-        made = None
         if self.refused is None:
             try:
                 changes = [] if observer is None else observer.changes()
-                if isinstance(changes, Reason):
-                    self.refused = changes
-                else:
-                    reached = {} if observer is None else observer.reached()
-                    made = encode(result, changes, reached, self.storages, self.outside)
-                    given = self._generators(observer, reached)
-                    self._check_given()
-                    self._write_back()
+                if not isinstance(changes, Reason):
+                    return self._recording(result, changes, observer)
+                self.refused = changes
             except Exception as error:
                 self._failed(error)
                 # The call is over: nothing in it can be pointed at.
                 self.refused = self.refused and replace(self.refused, place=self.place)
-        if self.refused is not None or made is None:
-            return Recording(refused=self.refused, calls=self.calls)
+        return Recording(refused=self.refused, calls=self.calls)
+
+    def _recording(self, result: Any, changes: list[Change], observer: Any) -> Recording:
+        """The recording of a call that nothing speaks against so far. Raises Refused."""
+        reached = {} if observer is None else observer.reached()
+        made = encode(result, changes, reached, self.storages, self.outside)
+        generators = self._generators(observer, reached)
+        self._check_given()
+        self._write_back()
         return Recording(
             self.graph,
             self.storages.sources,
@@ -251,7 +245,7 @@ class Recorder(Mode):  # type: ignore[misc]
             made.held,
             sorted({change.node for change in changes}),
             calls=self.calls,
-            generators=given,
+            generators=generators,
         )
 
     def _generators(self, observer: Any, reached: dict[int, int]) -> list[torch.Generator]:
@@ -292,31 +286,6 @@ class Recorder(Mode):  # type: ignore[misc]
         ]
 
 
-def raises_without_data(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-) -> bool:
-    """Whether a call that raised does so for its arguments' dtypes and sizes, which are guarded:
-    then it raises for tensors without data too (if in other words), and so does every such call."""
-    if func._schema.is_mutable:
-        return False  # it may have written something first
-
-    try:
-        with private.without_modes():
-            func(*_without_data(args), **{name: _without_data(v) for name, v in kwargs.items()})
-    except Exception as again:
-        return type(again) is type(error)
-    return False
-
-
-def _without_data(item: Any) -> Any:
-    """An argument with tensors on the meta device in the place of others."""
-    if isinstance(item, (list, tuple)):
-        return [_without_data(part) for part in item]
-    if isinstance(item, torch.Tensor):
-        return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
-    return item
-
-
 def _where(tensor: torch.Tensor) -> int:
     """The address of a tensor's storage; 0 for one without (sparse, or a lazy module's)."""
     try:
@@ -327,16 +296,7 @@ def _where(tensor: torch.Tensor) -> int:
 
 def _given(fn: Any, args: Any, kwargs: Any) -> list[tuple[torch.Tensor, int, bool]]:
     """Tensors that the call is given, their memory, and whether they require gradients."""
-    found: list[torch.Tensor] = []
-    stack: list[Any] = [args, kwargs]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            stack.extend(item)
+    found = list(tensors_in((args, kwargs)))
     module = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
     if isinstance(module, torch.nn.Module):
         found += [*module.parameters(), *module.buffers()]

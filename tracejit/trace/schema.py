@@ -47,23 +47,32 @@ class Facts:
     why: tuple[str, str] = ("op", "")
 
 
-# Views that give several results, and those whose schema does not say that they are views.
-PARTS = frozenset(
-    {"aten.split.Tensor", "aten.split_with_sizes", "aten.unbind.int"}
-    | {"aten.unsafe_split.Tensor", "aten.unsafe_split_with_sizes"}
-)
-UNSAID = frozenset({"aten._unsafe_view", "aten._reshape_alias"})
-NOTHING = frozenset(
-    {"aten.detach_", "aten.record_stream", "aten.is_same_size", "aten._has_same_storage_numel"}
-)
-RESHAPES = frozenset(
-    {"aten.t_", "aten.transpose_", "aten.squeeze_", "aten.squeeze_.dim", "aten.squeeze_.dims"}
-    | {"aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_"}
-)
-STATS = frozenset(
-    {"aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm"}
-    | {"aten.miopen_batch_norm", "aten._batch_norm_with_update"}
-)
+# Ops whose schema does not say what they do.
+KNOWN = {
+    "aten._local_scalar_dense": Does.READ,
+    "aten.equal": Does.COMPARE,
+    **dict.fromkeys(("aten._unsafe_view", "aten._reshape_alias"), Does.VIEW),
+    **dict.fromkeys(
+        ("aten.split.Tensor", "aten.split_with_sizes", "aten.unbind.int")
+        + ("aten.unsafe_split.Tensor", "aten.unsafe_split_with_sizes"),
+        Does.PARTS,
+    ),
+    **dict.fromkeys(
+        ("aten.detach_", "aten.record_stream", "aten.is_same_size")
+        + ("aten._has_same_storage_numel",),
+        Does.NOTHING,
+    ),
+    **dict.fromkeys(
+        ("aten.t_", "aten.transpose_", "aten.squeeze_", "aten.squeeze_.dim", "aten.squeeze_.dims")
+        + ("aten.unsqueeze_", "aten.swapdims_", "aten.swapaxes_", "aten.as_strided_"),
+        Does.RESHAPE,
+    ),
+    **dict.fromkeys(
+        ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm")
+        + ("aten.miopen_batch_norm", "aten._batch_norm_with_update"),
+        Does.STATS,
+    ),
+}
 # Functional forms that go by another name.
 FUNCTIONAL = {"aten.normal_": "aten.normal_functional"}
 
@@ -75,36 +84,21 @@ def graph_name(func: Any) -> str:
     return f"{space}.{name}.{overload}" if overload else f"{space}.{name}"
 
 
-_KNOWN: dict[Any, Facts] = {}
-
-
-def facts_of(func: Any) -> Facts:
-    """The facts of an overload, from a cache."""
-    found = _KNOWN.get(func)
-    if found is None:
-        found = _KNOWN[func] = _analyse(func)
-    return found
-
-
 def composite_kernel(func: Any) -> Callable[..., Any] | None:
     """The kernel of an op that is nothing but calls of others; None for any other op."""
     return private.composite_kernel(func) if isinstance(func, private.op_overload()) else None
 
 
-def _analyse(func: Any) -> Facts:
+@cache
+def facts_of(func: Any) -> Facts:
+    """The facts of an overload."""
     if not isinstance(func, private.op_overload()):
         return Facts(str(func), Does.REFUSE, why=("op", f"the higher-order operator {func}"))
     op: Any = func
     name, schema, tags = graph_name(op), op._schema, op.tags
     random = torch.Tag.nondeterministic_seeded in tags
-    if name == "aten._local_scalar_dense":
-        return Facts(name, Does.READ)
-    if name in NOTHING:
-        return Facts(name, Does.NOTHING)
-    if name in STATS:
-        return Facts(name, Does.STATS)
-    if name == "aten.equal":
-        return Facts(name, Does.COMPARE)
+    if name in KNOWN:
+        return Facts(name, KNOWN[name])
     if torch.Tag.data_dependent_output in tags:
         why = ("data-dependent", f"Python gets a value from {name}")
         return Facts(name, Does.REFUSE, why=why)
@@ -113,9 +107,7 @@ def _analyse(func: Any) -> Facts:
         return _writing(func, name, written, random)
     if schema.returns and not any("Tensor" in str(r.type) for r in schema.returns):
         return Facts(name, Does.REFUSE, why=("op", f"{name} returns no tensor"))
-    if name in PARTS:
-        return Facts(name, Does.PARTS)
-    if name in UNSAID or any(r.alias_info is not None for r in schema.returns):
+    if any(r.alias_info is not None for r in schema.returns):
         return Facts(name, Does.VIEW)
     types = {a.name: str(a.type) for a in schema.arguments}
     factory = "dtype" in types and not any("Tensor" in t for t in types.values())
@@ -124,8 +116,6 @@ def _analyse(func: Any) -> Facts:
 
 def _writing(func: Any, name: str, written: list[Any], random: bool) -> Facts:
     schema = func._schema
-    if name in RESHAPES:
-        return Facts(name, Does.RESHAPE)
     if torch.Tag.inplace_view in func.tags:
         return Facts(name, Does.REFUSE, why=("mutation", f"{name} changes a tensor's storage"))
     functional = _functional(func, {a.name for a in written if a.kwarg_only})
@@ -181,3 +171,9 @@ def overload_of(name: str) -> Any:
     space, packet, *overload = name.split(".")
     found = getattr(getattr(torch.ops, space), packet)
     return getattr(found, overload[0] if overload else "default")
+
+
+@cache
+def argument_names(name: str) -> tuple[str, ...]:
+    """The names of an op's arguments, in order."""
+    return tuple(argument.name for argument in overload_of(name)._schema.arguments)

@@ -10,19 +10,19 @@ came from outside, until it is written to: then they become views of one (trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from tracejit.ir.dtypes import NAME, itemsize
-from tracejit.ir.graph import Arg, Graph, Origin, Value
+from tracejit.ir.dtypes import NAME, TORCH, itemsize
+from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, numel
 from tracejit.ops.strides import dense, separable
 from tracejit.ops.table import OPS
 from tracejit.runtime import private
 from tracejit.runtime.leaves import CONJUGATED, NEGATED, lazy_bits, physical
 from tracejit.trace import spans
-from tracejit.trace.infer import Meta, infer, viewable
+from tracejit.trace.infer import Kwargs, Meta, infer, viewable
 from tracejit.trace.recording import Refused, Span
 
 Key = tuple[torch.dtype, torch.Size, tuple[int, ...], int, int]
@@ -311,7 +311,8 @@ class Storages:
             raise Refused("op", "a tensor whose memory was made as something else")
         place = alias.offset - root.offset
         reach = sum((n - 1) * s for n, s in zip(alias.sizes, alias.strides))
-        if place < 0 or dense(root.sizes, root.strides) is None or place + reach >= _count(root):
+        inside = 0 <= place < numel(root.sizes) - reach
+        if not inside or dense(root.sizes, root.strides) is None:
             raise Refused("op", "a view that reaches outside the tensor it was made from")
         alias.parent, alias.op, alias.origin = root, "aten.as_strided", self.origin()
         alias.args = (alias.sizes, alias.strides, place)
@@ -423,7 +424,7 @@ class Storages:
         self,
         op: str,
         args: tuple[Arg, ...],
-        kwargs: dict[str, Arg],
+        kwargs: Kwargs,
         origin: Origin | None = None,
     ) -> Value:
         """A node of the recorder's own, with one result, whose look is inferred. Raises Refused."""
@@ -437,19 +438,28 @@ class Storages:
         self,
         op: str,
         args: tuple[Arg, ...],
-        kwargs: dict[str, Arg],
+        kwargs: Kwargs,
         origin: Origin | None = None,
     ) -> tuple[Value, ...]:
         """A node of the recorder's own and its results. Raises Refused."""
-        metas = self.metas(op, args, kwargs)
-        return self.graph.add(op, args, kwargs, metas, origin or self.origin()).outputs
-
-    def metas(self, op: str, args: tuple[Arg, ...], kwargs: dict[str, Arg]) -> tuple[Meta, ...]:
-        """How the results of an op look, inferred. Raises Refused."""
         try:
-            return infer(op, args, kwargs)
+            metas = infer(op, args, kwargs)
         except RuntimeError as error:
             raise Refused("op", f"{op} cannot be replayed: {error}") from error
+        return self.graph.add(op, args, kwargs, metas, origin or self.origin()).outputs
+
+    def node(
+        self, op: str, args: tuple[Arg, ...], kwargs: Kwargs | None, metas: Sequence[Meta]
+    ) -> Node:
+        """A node of the call's, whose results look like this."""
+        return self.graph.add(op, args, kwargs, metas, self.origin())
+
+    def made_by(
+        self, tensor: torch.Tensor, op: str, args: tuple[Arg, ...], kwargs: Kwargs | None = None
+    ) -> None:
+        """A tensor that the call made, in new memory, is what this node gives."""
+        meta = self.meta(tensor)
+        self.define(tensor, self.node(op, args, kwargs, [meta]).out, meta=meta)
 
 
 # Views without a row are recorded as copies; the second column undoes one.
@@ -468,8 +478,6 @@ LAZY = {CONJUGATED: "aten.conj_physical", NEGATED: "aten.neg"}
 
 def undo_arguments(alias: Alias) -> tuple[Arg, ...]:
     """What the undoing copy needs: the parent's dtype, for a view of another dtype."""
-    from tracejit.ir.dtypes import TORCH
-
     assert alias.parent is not None
     return (TORCH[alias.parent.dtype],) if alias.op == "aten.view_copy.dtype" else ()
 
@@ -490,10 +498,3 @@ def _key(tensor: torch.Tensor) -> Key:
         int(tensor.storage_offset()),
         lazy_bits(tensor),
     )
-
-
-def _count(alias: Alias) -> int:
-    total = 1
-    for size in alias.sizes:
-        total *= size
-    return total
