@@ -191,9 +191,7 @@ class Writer:
         return FROM[dtype].format(TO[dtype].format(text))  # halves are rounded
 
     def index(self, index: Index):
-        return " + ".join(
-            [*(f"{self.atom(a)} * {c}ll" for a, c in index.terms), f"{index.const}ll"]
-        )
+        return " + ".join([*(f"{self.atom(a)} * {c}ll" for a, c in index.terms), f"{index.const}ll"])
 
     def atom(self, atom):
         if isinstance(atom, (Axis, Indirect)):

@@ -12,7 +12,9 @@ import operator
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, compress, tee
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def ids() -> set[int]:
@@ -20,7 +22,7 @@ def ids() -> set[int]:
     return set(map(id, chain.from_iterable(map(gc.get_objects, (0,)))))
 
 
-def newest(count: int, kind: type) -> list[Any]:
+def newest(count: int, kind: type[T]) -> list[T]:
     """Those of exactly this type among the `count` newest objects, the newest last."""
     part = operator.itemgetter(slice(-count, None))
     return list(_of(kind, *tee(chain.from_iterable(map(part, map(gc.get_objects, (0,)))))))
