@@ -38,7 +38,7 @@ def may_alias(op: str) -> bool:
     """Whether results of the op may share memory with its arguments: as its schema says, or if it
     is composite."""
     function = resolve(op)
-    schema = getattr(function, "_schema", None)
+    schema = private.schema_of(function)
     if schema is None or any(result.alias_info is not None for result in schema.returns):
         return True
     return private.is_composite(function)

@@ -41,7 +41,7 @@ from tracejit.ir.draws import KEYS
 from tracejit.ir.dtypes import NAME, TORCH
 from tracejit.ir.execute import draws, sized_by_data
 from tracejit.ir.graph import Origin, Rng
-from tracejit.runtime import hugepages
+from tracejit.runtime import hugepages, private
 from tracejit.runtime.constants import encode
 from tracejit.runtime.externs import resolve
 from tracejit.runtime.plan import HELPERS
@@ -392,7 +392,7 @@ def place(origin: Origin) -> str:
 
 def _gives_one_tensor(op: str) -> bool:
     """Whether the op's schema returns exactly one Tensor (not a list, not a tuple)."""
-    schema = getattr(resolve(op), "_schema", None)
+    schema = private.schema_of(resolve(op))
     return (
         schema is not None and len(schema.returns) == 1 and str(schema.returns[0].type) == "Tensor"
     )

@@ -132,7 +132,7 @@ class Checker:
         """Bind; if that fails, which is a fault of ours, go on evaluating guard by guard."""
         try:
             self.bind(values)
-        except Exception as problem:
+        except Exception as problem:  # ours: the guards still hold or not
             text = f"guards could not be compiled and are evaluated one by one: {problem!r}"
             log.warn_once(text, CompilerWarning)
 

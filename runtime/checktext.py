@@ -41,7 +41,7 @@ class Text(Reads):
 
     def generate(self) -> str:
         """The whole text. `names` then holds its globals."""
-        self.bind("dispatch_modes", private.mode_probes()[0])
+        self.bind("dispatch_modes", private.dispatch_modes)
         self.conditions.append("dispatch_modes()")  # another tracer, perhaps our own
         for index in range(len(self.guards.nodes)):
             self.node(index)

@@ -45,7 +45,7 @@ def running(run: Run, shown: Run, recipe: Recipe, failed: Callable[..., Any]) ->
     is for the caller. `shown`: the plan as it runs while torch's profiler is active."""
     lines = (
         "try:",
-        "    outputs = (shown if profiler._is_profiler_enabled else run)(inputs)",
+        f"    outputs = (shown if {private.PROFILING} else run)(inputs)",
         *(f"    {line}" for line in recipe.lines),
         f"    return {recipe.result}",
         "except Leave:",

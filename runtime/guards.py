@@ -72,9 +72,9 @@ class GuardSet:
     generators: list[int] = field(default_factory=list)  # random generators, inputs after tensors
 
     @property
-    def process_local(self) -> bool:
-        """Whether some guard holds only in this process, so that the set must not be stored."""
-        return any(node.step == "ref" or node.check == "is" for node in self.nodes)
+    def local(self) -> Node | None:
+        """A guard that holds only in this process, if there is one: the set must not be stored."""
+        return next((node for node in self.nodes if node.step == "ref" or node.check == "is"), None)
 
     def alike(self, other: GuardSet) -> bool:
         """Whether two sets hold on the same calls: two branches of one tree."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import leaves, private, settings
+from tracejit.runtime import aliases, private, settings
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
@@ -206,7 +206,7 @@ _ROWS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "namespace": (_attribute("__globals__"), "globals of {parent}"),
     "factory": (_attribute("default_factory"), "{parent}.default_factory"),
     # into a tensor
-    "physical": (lambda value, key: leaves.physical(value), "memory of {parent}"),
+    "physical": (lambda value, key: aliases.physical(value), "memory of {parent}"),
     "misplaced": (_misplaced, "{parent}.storage_offset() % {key}"),
     # into the rest
     "deref": (_deref, "{parent}()"),

@@ -21,6 +21,7 @@ import torch
 
 from tracejit.runtime import generators, private
 from tracejit.runtime.constants import encode
+from tracejit.runtime.dtypes import TORCH
 from tracejit.runtime.externs import fastest
 from tracejit.runtime.hugepages import on_huge_pages
 from tracejit.runtime.reasons import Failure, Reason
@@ -151,8 +152,6 @@ def bindings(
 
 def _constant(kind: str, value: str) -> Any:
     if kind == "dtype":
-        from tracejit.ir.dtypes import TORCH
-
         return TORCH[value]
     if kind == "device":
         return torch.device(value)
@@ -169,8 +168,6 @@ def _kept(
 ) -> tuple[Callable[[], Tensors], Callable[[Tensors], None]]:
     """`take()` gives buffers that no other call has, `give(buffers)` puts them back. Calls that run
     at once, or that failed, cost a set each."""
-    from tracejit.ir.dtypes import TORCH
-
     allocate, spare = _allocator("cpu"), list[Tensors]()
 
     def take() -> Tensors:
@@ -220,7 +217,7 @@ def _keeping_random_state(run: Run, manifest: Mapping[str, Any]) -> Run:
         states = generators.states(inputs[tensors:], sorted(devices))
         try:
             return run(inputs)
-        except Exception:
+        except Exception:  # whatever ends the plan
             generators.restore(states)
             raise
 

@@ -36,7 +36,7 @@ def tensor_meta(tensor: torch.Tensor) -> dict[str, Any]:
             tensor.is_conj(),
             tensor.is_neg(),
             tensor.is_inference(),
-            tensor._is_zerotensor(),
+            private.is_zero_tensor(tensor),
         ],
     }
 

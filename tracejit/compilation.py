@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tracejit import compiler
 from tracejit.codegen.plan import place
+from tracejit.compiler import StageFailed
 from tracejit.entry import Entry
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
-from tracejit.ir.graph import Graph
-from tracejit.ir.text import show_type
+from tracejit.ir.graph import Graph, show_type
 from tracejit.runtime import cache, log, together
 from tracejit.runtime.bind import bind
 from tracejit.runtime.cache import Kernel, Record, StoredPlan
 from tracejit.runtime.errors import CompilerWarning
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import function_key
-from tracejit.runtime.reasons import Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import Leaving
 from tracejit.trace.recording import Recording
@@ -42,7 +41,7 @@ def complete(dispatcher: Dispatcher, entry: Entry, recording: Recording, choice:
     except Leaving:
         return
     except Exception as error:  # the user's program goes on, and hears of it once
-        fail(dispatcher, entry, stages, error)
+        fail(dispatcher, entry, error)
         return
     finally:
         show(stages)
@@ -107,7 +106,7 @@ def keep(
 ) -> Record:
     """The record that leads to the plan; both are stored if the guards mean something to another
     process."""
-    data = {} if guards.process_local else guards.to_json()
+    data = {} if guards.local is not None else guards.to_json()
     written = cache.make_record(data, recording.outputs, stored.key, dispatcher.name)
     numerics = dispatcher.options.numerics
     where = cache.environment(choice.target, numerics)
@@ -117,21 +116,17 @@ def keep(
     return written
 
 
-def fail(dispatcher: Dispatcher, entry: Entry, stages: compiler.Pipeline, error: Exception) -> None:
+def fail(dispatcher: Dispatcher, entry: Entry, error: Exception) -> None:
     """Note a failed stage in the entry and warn, once per function and stage."""
-    stage: str = "load"
-    cause: BaseException = error
-    if isinstance(error, compiler.StageFailed):
-        stage, cause = error.stage, error.__cause__ or error
-    reason = Reason("compiler", f"{type(cause).__name__}: {cause}", stage)
-    entry.fail(reason, cause)
-    dispatcher.note(reason)
-    first = reason.text.partition("\n")[0]
+    failed = error if isinstance(error, StageFailed) else StageFailed("load", error)
+    entry.fail(failed.reason, failed.cause)
+    dispatcher.note(failed.reason)
+    first = failed.reason.text.partition("\n")[0]
     text = (
-        f"compiling {dispatcher.name} failed in stage {stage!r} ({first}); it keeps running "
+        f"compiling {dispatcher.name} failed in stage {failed.stage!r} ({first}); it keeps running "
         "eagerly. tracejit.last_traces(f) shows the program up to there"
     )
-    log.warn_once(text, CompilerWarning, f"{dispatcher.name} {stage}")
+    log.warn_once(text, CompilerWarning, f"{dispatcher.name} {failed.stage}")
 
 
 def graph_text(stages: compiler.Pipeline) -> str:

@@ -16,8 +16,7 @@ from tracejit.runtime.errors import RanEagerly
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import worker
-from tracejit.trace.observe import Observer
-from tracejit.trace.recorder import record as record_calls
+from tracejit.trace.recorder import observed
 from tracejit.trace.recording import Recording
 
 if TYPE_CHECKING:
@@ -35,13 +34,7 @@ def record(
     """Run and record the call, under the dispatcher's lock; `because` of what none of the entries
     does. Gives the call's own result, or raises its own error."""
     start = time.perf_counter()
-    observer = Observer(dispatcher.function, args, kwargs)
-    result, recording = record_calls(dispatcher.function, args, kwargs, observer=observer)
-    if recording.refused is None and recording.graph is not None:
-        guards = observer.finish(recording)
-    else:
-        observer.release()
-        guards = recording.refused or Reason("op", "nothing was recorded")
+    result, recording, guards = observed(dispatcher.function, args, kwargs)
     if isinstance(guards, Reason):
         refuse(dispatcher, signature, guards)
         return result

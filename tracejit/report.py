@@ -259,7 +259,7 @@ def guard_fields(found: GuardSet) -> dict[str, Any]:
 def _state(entry: Entry, bound: Bound) -> str:
     """Which plan the entry has, and what is special about it."""
     notes = [str(entry.reason)] if entry.reason is not None else []
-    if entry.guards.process_local:
+    if entry.guards.local is not None:
         notes.append("for this process only: a guard holds an object that no path reaches")
     return f"plan {bound.stored.key[:12]} for {bound.target}" + "".join(
         f" ({note})" for note in notes

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from tracejit.runtime import state
+from tracejit.runtime import private, state
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.paths import STEPS, instance_dict
 
@@ -112,8 +112,8 @@ def _closes_over(function: FunctionType, value: Any) -> bool:
 def _has_hooks(module: torch.nn.Module) -> bool:
     """Whether a call of a module runs more than its forward."""
     plain = type(module).__call__ is torch.nn.Module.__call__
-    own = any(instance_dict(module).get(name) for name in state.HOOKS)
-    return not plain or own or state.global_hooks() > 0 or module._compiled_call_impl is not None
+    own = any(instance_dict(module).get(name) for name in private.HOOKS)
+    return not plain or own or state.global_hooks() > 0 or private.is_compiled_module(module)
 
 
 class Split:

@@ -16,11 +16,11 @@ from tracejit.runtime.targets import kind_of
 # Kind of target -> the module whose `load` makes kernels for it callable. Nothing of it is imported
 # here: triton is not needed until a kernel is loaded.
 DEVICES: dict[str, str] = {
-    "cuda": "triton_gpu",
-    "hip": "triton_gpu",
-    "interpret": "interpret",
-    "reference": "reference",
-    "native": "native",
+    "cuda": "tracejit.runtime.devices.triton_gpu",
+    "hip": "tracejit.runtime.devices.triton_gpu",
+    "interpret": "tracejit.runtime.devices.interpret",
+    "reference": "tracejit.runtime.devices.reference",
+    "native": "tracejit.runtime.devices.native",
 }
 Load = Callable[[KernelSource, Binary | None], Launchable]
 
@@ -29,7 +29,7 @@ def load_for(kind: str) -> Load:
     """`load` for a kind of target ("cuda" of "cuda:90"). ValueError for an unknown one."""
     if kind not in DEVICES:
         raise ValueError(f"no device runs target {kind!r}; known are {', '.join(DEVICES)}")
-    found: Load = import_module(f"{__name__}.{DEVICES[kind]}").load
+    found: Load = import_module(DEVICES[kind]).load
     return found
 
 

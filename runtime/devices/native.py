@@ -69,9 +69,9 @@ def entry(name: str, code: bytes, symbols: tuple[str, ...]) -> Callable[..., Non
     if not address:
         raise ValueError(f"the object code has no function {name}")
     definition = _Definition(name.encode(), address, METH_FASTCALL, None)
-    function = _new_function()(ctypes.byref(definition), None, None)
+    function: Callable[..., Any] = _new_function()(ctypes.byref(definition), None, None)
     _alive[id(function)] = (engine, definition, function)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _by_llvm(code: bytes, symbols: tuple[str, ...]) -> Any:

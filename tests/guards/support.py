@@ -81,7 +81,7 @@ def check(guards: GuardSet, fn: Any, *args: Any, **kwargs: Any) -> str:
         if not isinstance(slow, Failure) and fast is not None:
             given = guards.given(slow)
             assert len(fast) == len(given) and all(a is b for a, b in zip(fast, given))
-    if not guards.process_local:
+    if guards.local is None:
         again = GuardSet.from_json(json.loads(json.dumps(guards.to_json())))
         found = again.values(fn, args, kwargs)
         if isinstance(slow, Failure):

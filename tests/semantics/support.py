@@ -201,7 +201,7 @@ def _compiled(entry: Entry) -> Compiled:
     if bound is None:
         return Compiled(entry.source, 0, 0)
     manifest = bound.plan.manifest
-    source = "local" if entry.guards.process_local else entry.source
+    source = "local" if entry.guards.local is not None else entry.source
     return Compiled(source, manifest.get("launches", 0), manifest.get("calls", 0))
 
 

@@ -166,7 +166,7 @@ def _broadcast(operand: Operand, sizes: Sequence[int]) -> Operand:
     if any(old not in (1, new) for old, new in zip(operand.sizes, sizes, strict=True)):
         raise Refused(f"{operand} against {list(sizes)}")
     strides = [0 if n == 1 else s for n, s in zip(operand.sizes, operand.strides, strict=True)]
-    return replace(operand, sizes=tuple(sizes), strides=tuple(strides))  # type: ignore[arg-type]
+    return replace(operand, sizes=tuple(sizes), strides=tuple(strides))  # type: ignore[arg-type]  # still four
 
 
 def _check(q: Operand, k: Operand, v: Operand, o: Operand, grouped: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from tracejit.fuse.index import Axis, FloorDiv, Index, Indirect
+from tracejit.fuse.index import Atom, Axis, FloorDiv, Index, Indirect
 from tracejit.fuse.loopnest import LoopNest, Store, kernel_source
 from tracejit.fuse.scalar import FUNCTIONS, Load, NoRule, Scalar
 from tracejit.ir.dtypes import TORCH
@@ -136,13 +136,13 @@ class _Writer:
         constant = f"torch.tensor({index.const}, device=device)"
         return " + ".join([*parts, str(index.const)] if parts else [constant])
 
-    def atom(self, atom: object) -> str:
+    def atom(self, atom: Atom) -> str:
         if isinstance(atom, Axis):
             return f"axis_{atom.name}"
         if isinstance(atom, Indirect):
             return self.names[atom.scalar.key]
         symbol = "//" if isinstance(atom, FloorDiv) else "%"
-        return f"(({self.index(atom.index)}) {symbol} {atom.divisor})"  # type: ignore[attr-defined]
+        return f"(({self.index(atom.index)}) {symbol} {atom.divisor})"
 
     def store(self, store: Store) -> str:
         parts = [param(store.buffer), self.index(store.index), self.names[store.value.key]]

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from tracejit.runtime.private import schema_of
+from tracejit.trace.aliases import Alias, Storage
 from tracejit.trace.meta import tensors_in
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Facts
 from tracejit.trace.spans import disjoint
-from tracejit.trace.storages import Alias, Storage, Storages
+from tracejit.trace.storages import Storages
 
 
 def check(found: Storages, facts: Facts, targets: Sequence[Alias], operands: Sequence[Any]) -> None:
@@ -49,5 +51,5 @@ def _in_place(facts: Facts, alias: Alias, target: Alias) -> bool:
     return mine == theirs and (
         torch.Tag.pointwise in op.tags
         or op is torch.ops.aten.copy.default
-        or op._schema.name.startswith("aten::_foreach_")
+        or schema_of(op).name.startswith("aten::_foreach_")
     )

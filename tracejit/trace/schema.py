@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime import private
+from tracejit.runtime.private import overload_name, schema_of
 
 
 class Does(Enum):
@@ -20,8 +21,7 @@ class Does(Enum):
     VIEW = "view"  # one alias of its first argument
     PARTS = "parts"  # several aliases of its first argument
     WRITE = "write"  # writes to its first argument and returns it
-    WRITE_LIST = "write list"  # _foreach_*_: writes to each tensor of its first argument
-    OUT = "out"  # writes to keyword arguments
+    OUT = "out"  # writes to keyword arguments, or to each tensor of its first (_foreach_*_)
     STATS = "stats"  # a batch norm, which writes to its running statistics in training
     RESHAPE = "reshape"  # changes a tensor's own geometry (`t_`, `squeeze_`)
     READ = "read"  # gives Python a number
@@ -79,8 +79,8 @@ FUNCTIONAL = {"aten.normal_": "aten.normal_functional"}
 
 def graph_name(func: Any) -> str:
     """`aten.add.Tensor`, with `.default` left out."""
-    space, name = func._schema.name.split("::")
-    overload = func._schema.overload_name
+    space, name = schema_of(func).name.split("::")
+    overload = schema_of(func).overload_name
     return f"{space}.{name}.{overload}" if overload else f"{space}.{name}"
 
 
@@ -95,7 +95,7 @@ def facts_of(func: Any) -> Facts:
     if not isinstance(func, private.op_overload()):
         return Facts(str(func), Does.REFUSE, why=("op", f"the higher-order operator {func}"))
     op: Any = func
-    name, schema, tags = graph_name(op), op._schema, op.tags
+    name, schema, tags = graph_name(op), schema_of(op), op.tags
     random = torch.Tag.nondeterministic_seeded in tags
     if name in KNOWN:
         return Facts(name, KNOWN[name])
@@ -115,53 +115,50 @@ def facts_of(func: Any) -> Facts:
 
 
 def _writing(func: Any, name: str, written: list[Any], random: bool) -> Facts:
-    schema = func._schema
+    schema = schema_of(func)
     if torch.Tag.inplace_view in func.tags:
         return Facts(name, Does.REFUSE, why=("mutation", f"{name} changes a tensor's storage"))
     functional = _functional(func, {a.name for a in written if a.kwarg_only})
     if functional is None:
         return Facts(name, Does.REFUSE, why=("mutation", f"{name} has no functional form"))
     outs = tuple(a.name for a in written if a.kwarg_only)
-    needed = {a.name for a in functional._schema.arguments if not a.has_default_value()}
+    needed = {a.name for a in schema_of(functional).arguments if not a.has_default_value()}
     defaults = {
         a.name: (place, a.default_value)
         for place, a in enumerate(schema.arguments)
         if a.has_default_value() and a.name in needed
     }
-    if outs:
-        fits = len(outs) == len(written) and "[]" not in str(written[0].type)
-        if fits:
-            return Facts(name, Does.OUT, functional, outs, defaults, random)
-    elif len(written) == 1 and written[0].name == "self":
-        does = Does.WRITE_LIST if str(written[0].type) == "List[Tensor]" else Does.WRITE
-        return Facts(name, does, functional, (), defaults, random)
-    return Facts(name, Does.REFUSE, why=("mutation", f"{name} writes to several arguments"))
+    kind = str(written[0].type)
+    one = len(written) == 1 and written[0].name == "self"
+    if not (len(outs) == len(written) and "[]" not in kind if outs else one):
+        return Facts(name, Does.REFUSE, why=("mutation", f"{name} writes to several arguments"))
+    does = Does.OUT if outs or kind == "List[Tensor]" else Does.WRITE
+    return Facts(name, does, functional, outs, defaults, random)
 
 
 def _functional(func: Any, outs: set[str]) -> Any:
     """The overload that takes the same arguments, less `outs`, and writes to none of them; None if
     there is none.
     """
-    space, name = func._schema.name.split("::")
+    space, name = schema_of(func).name.split("::")
     known = FUNCTIONAL.get(graph_name(func))
     plain = known.split(".")[1] if known else name[:-1] if name.endswith("_") else name
     packet = getattr(getattr(torch.ops, space), plain, None)
     if packet is None:
         return None
     wanted = _signature(func, outs)
-    same_name_first = sorted(packet.overloads(), key=lambda o: o != func._overloadname)
+    same_name_first = sorted(packet.overloads(), key=lambda o: o != overload_name(func))
     for overload in same_name_first:
         candidate = getattr(packet, overload)
-        writes = any(
-            a.alias_info is not None and a.alias_info.is_write for a in candidate._schema.arguments
-        )
+        arguments = schema_of(candidate).arguments
+        writes = any(a.alias_info is not None and a.alias_info.is_write for a in arguments)
         if not writes and _signature(candidate, set()) == wanted:
             return candidate
     return None
 
 
 def _signature(func: Any, without: set[str]) -> tuple[tuple[str, str], ...]:
-    arguments = func._schema.arguments
+    arguments = schema_of(func).arguments
     return tuple((a.name, str(a.type)) for a in arguments if a.name not in without)
 
 
@@ -176,4 +173,4 @@ def overload_of(name: str) -> Any:
 @cache
 def argument_names(name: str) -> tuple[str, ...]:
     """The names of an op's arguments, in order."""
-    return tuple(argument.name for argument in overload_of(name)._schema.arguments)
+    return tuple(argument.name for argument in schema_of(overload_of(name)).arguments)
