@@ -310,7 +310,7 @@ class Walk:
         if here.mask is None or self.row_lanes:
             self.b.store(value, address)
             return
-        here.store_row(value, address, here.mask)
+        self.b.masked_store(value, address, here.mask)
 
     def _buffered(self, scalar: Scalar, here: Evaluator) -> Value:
         address, element = self._slot_of(scalar, here)

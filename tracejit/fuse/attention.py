@@ -75,6 +75,11 @@ class Attention:
         return tuple(Buffer(n, o.dtype, o.span, n == "out") for n, o in self.operands.items())
 
     @property
+    def rows(self) -> int:
+        """Rows of the result."""
+        return math.prod(self.out.sizes[:3])
+
+    @property
     def group(self) -> int:
         """Heads of the query that share one of the keys."""
         return self.query.sizes[1] // self.key.sizes[1]
