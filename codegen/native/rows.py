@@ -11,16 +11,11 @@ from typing import Any
 
 from tracejit.codegen.native import words
 from tracejit.codegen.native.accumulate import Accumulator, Scanner, accumulator, finished
-from tracejit.codegen.native.builder import (
-    I64,
-    Builder,
-    Type,
-    Value,
-    const,
-    some_lanes,
-)
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import some_lanes
 from tracejit.codegen.native.passes import Pass, plan_passes
 from tracejit.codegen.native.strategy import Strategy
+from tracejit.codegen.native.types import I64, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Axis, Index, linear
 from tracejit.fuse.loopnest import LoopNest
@@ -279,7 +274,7 @@ class Walk:
         here = self.evaluator(at, **change)
         here.running = lambda scalar, element: self._scan(scalar, element, here)
         for scalar in self.now.kept:
-            here.bind(scalar, self._buffered(scalar, here))
+            here.known[scalar.key] = self._buffered(scalar, here)
         for each in into:
             each.add(here)
         for store in self.now.stores:

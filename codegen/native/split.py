@@ -19,11 +19,12 @@ from tracejit.codegen.native.accumulate import (
     finished,
     part_types,
 )
-from tracejit.codegen.native.builder import I64, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import Builder, Module
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.passes import Pass
 from tracejit.codegen.native.rows import MakeEvaluator, Place, Rows, Walk
 from tracejit.codegen.native.strategy import CHUNK_NS, GRAIN_NS, Strategy
+from tracejit.codegen.native.types import I64, Type, Value, const
 from tracejit.fuse.index import Index, linear
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.scalar import Scalar
