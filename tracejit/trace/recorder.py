@@ -19,10 +19,10 @@ import torch
 
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
-from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.runtime.tracers import being_recorded, traced
 from tracejit.trace.aliases import memory_of
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.changes import Change
