@@ -58,7 +58,7 @@ def start(job: Job, tell: Tell) -> None:
     try:
         with torch.no_grad():
             _start(found, peer, work, job)
-    except Exception as error:
+    except Exception as error:  # a peer's, of any type: it is the outcome
         found = Outcome(peer.name, "failed", one_line(error))
     tell({"outcome": asdict(found)})
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results, span
+from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -37,10 +37,10 @@ from tracejit.fuse.program import (
     Slot,
 )
 from tracejit.ir.draws import KEYS
-from tracejit.ir.dtypes import NAME, TORCH, itemsize
+from tracejit.ir.dtypes import NAME, TORCH
 from tracejit.ir.execute import draws, sized_by_data
 from tracejit.ir.graph import Origin, Rng
-from tracejit.runtime import hugepages
+from tracejit.runtime import hugepages, private
 from tracejit.runtime.constants import encode
 from tracejit.runtime.externs import resolve
 
@@ -272,7 +272,7 @@ class _Writer:
             allocator = self.names.allocator(slot.device)
             dtype = self.names.constant("dtype", slot.dtype)
             fresh = f"{allocator}({slot.sizes}, {slot.strides}, {dtype})"
-            large = slot.device == "cpu" and _bytes(slot) >= hugepages.FROM
+            large = slot.device == "cpu" and slot.bytes >= hugepages.FROM
             self.line(f"{name} = on_huge_pages({fresh})" if large else f"{name} = {fresh}")
             return
         old, free = self.slots[donor], self.use(donor)
@@ -387,9 +387,9 @@ class _Writer:
 
     def ranges(self, slots: Sequence[Slot]) -> str:
         """Variables, and the bytes of each."""
-        some = [slot for slot in slots if span(slot)]
+        some = [slot for slot in slots if slot.span]
         names = "".join(f"{self.use(slot.name)}, " for slot in some)
-        return f"({names.rstrip(' ')}), ({''.join(f'{_bytes(s)},' for s in some)})"
+        return f"({names.rstrip(' ')}), ({''.join(f'{s.bytes},' for s in some)})"
 
     def draws_before_leaving(self) -> bool:
         """Whether random numbers are drawn before a step that may leave the plan or raise: then the
@@ -409,11 +409,6 @@ def _generators(step: Any) -> list[Rng]:
     return [part for part in parts if isinstance(part, Rng)]
 
 
-def _bytes(slot: Slot) -> int:
-    """From the first to the last that it reaches."""
-    return span(slot) * itemsize(slot.dtype)
-
-
 def place(origin: Origin) -> str:
     """`model.py:12 in layers.0.norm`, an absolute file without its folders."""
     if not origin.file:
@@ -425,7 +420,7 @@ def place(origin: Origin) -> str:
 
 def _gives_one_tensor(op: str) -> bool:
     """Whether the op's schema returns exactly one Tensor (not a list, not a tuple)."""
-    schema = getattr(resolve(op), "_schema", None)
+    schema = private.schema_of(resolve(op))
     return (
         schema is not None and len(schema.returns) == 1 and str(schema.returns[0].type) == "Tensor"
     )

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.autograd import forward_ad
 
 from tracejit.runtime import private
 
@@ -17,12 +16,12 @@ def traced() -> bool:
     transform, torch.jit.trace, Dynamo, a function mode other than a default device, or a level of
     forward-mode differentiation. The plain function runs there."""
     return bool(
-        _dispatch_modes()
-        or _functorch() is not None
-        or (_function_modes() and foreign_function_mode())
-        or _jit_state() is not None
+        private.dispatch_modes()
+        or private.functorch() is not None
+        or (private.function_modes() and foreign_function_mode())
+        or private.jit_tracing() is not None
         or _is_compiling()
-        or forward_ad._current_level >= 0
+        or private.dual_level() >= 0
     )
 
 
@@ -43,7 +42,6 @@ def being_recorded() -> Iterator[None]:
 
 _recordings = threading.local()
 _is_compiling = torch.compiler.is_compiling
-_dispatch_modes, _functorch, _function_modes, _jit_state = private.mode_probes()
 
 
 def foreign_function_mode() -> bool:

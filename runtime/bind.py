@@ -3,45 +3,33 @@ rebuild outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from tracejit.runtime import devices, guards, log, outputs
-from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
+from tracejit.runtime import devices, log, outputs
+from tracejit.runtime.cache import Cache, Record, StoredPlan
 from tracejit.runtime.forks import gate
-from tracejit.runtime.plan import Plan, Run, load
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.plan import Plan, Run, load, not_loaded
+from tracejit.runtime.reasons import Failure
 from tracejit.runtime.targets import Choice
-
-if TYPE_CHECKING:
-    from tracejit.runtime.checker import Checker
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Everything that a call needs, and for explain the names of the record and the plan it came
-    from."""
+    """Everything that a call needs, and for explain what it came from."""
 
-    check: Checker
     plan: Plan
     recipe: outputs.Recipe
-    key: str
+    stored: StoredPlan
     record: str
     target: str
-    guards: guards.GuardSet
-    kernels: Mapping[str, Kernel]
-    report: Mapping[str, Any]
 
 
-def bind(
-    check: Checker,
-    found: guards.GuardSet,
-    record: Record,
-    stored: StoredPlan,
-    choice: Choice,
-) -> Bound:
+def bind(guards: GuardSet, record: Record, stored: StoredPlan, choice: Choice) -> Bound:
     """Load a stored plan. Offline, its text is loaded and its kernels are not: the target is not
     here.
 
@@ -50,25 +38,15 @@ def bind(
     """
     kernels: dict[str, Callable[..., Any]] = {}
     if choice.offline:
-        kernels = dict.fromkeys(stored.kernels, _not_here)
+        kernels = dict.fromkeys(stored.kernels, not_loaded)
     else:
         with gate:  # it imports, and a fork may not cut that
             for name, kernel in stored.kernels.items():
                 kernels[name] = devices.load(kernel.source, kernel.binary)
     plan = load(stored.text, stored.manifest, kernels, f"plan {stored.key[:12]}")
-    if found.state["grad mode"] and stored.manifest["externs"] and found.leads_to_gradients():
+    if guards.state["grad mode"] and stored.manifest["externs"] and guards.leads_to_gradients():
         plan = replace(plan, run=_without_gradients(plan.run), shown=_without_gradients(plan.shown))
-    return Bound(
-        check,
-        plan,
-        outputs.spelled(record.outputs),
-        stored.key,
-        record.key,
-        choice.target,
-        found,
-        stored.kernels,
-        stored.report,
-    )
+    return Bound(plan, outputs.spelled(record.outputs), stored, record.key, choice.target)
 
 
 def _without_gradients(run: Run) -> Run:
@@ -81,31 +59,37 @@ def _without_gradients(run: Run) -> Run:
     return plain
 
 
-def bind_record(
+def guards_of(
     store: Cache,
     function_key: str,
     record: Record,
     function: Callable[..., Any],
-    choice: Choice,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Bound | None:
-    """The record's plan if its guards hold on this call and the plan is whole; None otherwise."""
+) -> GuardSet | None:
+    """The record's guards if they hold on this call; None otherwise."""
     try:
-        found = guards.GuardSet.from_json(record.guards)
-        inputs = found.evaluate(function, args, kwargs)
+        guards = GuardSet.from_json(record.guards)
+        values = guards.values(function, args, kwargs)
     except Exception as problem:  # of any type: what is on disk may be anything
         why = f"its guards are not readable: {problem!r}"
         store.store.set_aside("records", f"{function_key}/{record.key}", why)
         return None
-    if isinstance(inputs, guards.Failure):
-        log.say(log.FUSION, f"stored record {record.key[:12]} does not fit: {inputs}")
+    if isinstance(values, Failure):
+        log.say(log.FUSION, f"stored record {record.key[:12]} does not fit: {values}")
         return None
+    return guards
+
+
+def bind_record(
+    store: Cache, function_key: str, record: Record, guards: GuardSet, choice: Choice
+) -> Bound | None:
+    """The record's plan if it is whole; None otherwise."""
     stored = store.read_plan(record.plan)
     if stored is None:
         return None
     try:
-        bound = bind(found.compile(function), found, record, stored, choice)
+        bound = bind(guards, record, stored, choice)
     except RuntimeError as problem:  # the device's, out of memory perhaps: the files are as written
         log.say(log.CACHE, f"plan {record.plan[:12]} cannot be loaded now: {problem}")
         return None
@@ -117,7 +101,3 @@ def bind_record(
         return None
     store.used(function_key, record, [kernel.key for kernel in stored.kernels.values()])
     return bound
-
-
-def _not_here(*tensors: Any) -> None:
-    raise AssertionError("a kernel for a target that is not here was launched")

@@ -21,9 +21,10 @@ from tracejit.runtime import cache, cpu, plan, targets
 from tracejit.runtime.cache import Cache, Kernel, Record, StoredPlan
 from tracejit.runtime.config import TARGET, config
 from tracejit.runtime.errors import BadBundle
+from tracejit.runtime.files import Item, decode, encode
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import named_key
-from tracejit.runtime.store import Item, decode, encode
+from tracejit.runtime.words import plural
 
 KIND = "bundle"
 AGAIN = "build it again with tracejit.build"
@@ -45,8 +46,7 @@ class Bundle:
     environment: Mapping[str, str] = field(repr=False)
 
     def __str__(self) -> str:
-        count = len(self.plan.kernels)
-        return f"{self.name} for {self.target}: {count} {'kernel' if count == 1 else 'kernels'}"
+        return f"{self.name} for {self.target}: {plural(len(self.plan.kernels), 'kernel')}"
 
 
 def load(path: str | os.PathLike[str]) -> Bundle:
@@ -124,7 +124,7 @@ def _read_plan(item: Item, target: str) -> StoredPlan:
         for name, key in found.fields["kernels"].items()
     }
     text, manifest = found.text("plan.py"), found.fields["manifest"]
-    plan.load(text, manifest, dict.fromkeys(kernels, _not_loaded), "plan of a bundle")
+    plan.load(text, manifest, dict.fromkeys(kernels, plan.not_loaded), "plan of a bundle")
     return replace(cache.plan_from("", found, kernels), report=cache.report_from(found))
 
 
@@ -138,10 +138,6 @@ def _read_kernel(data: bytes, name: str, target: str) -> Kernel:
     if ":" in target and (kernel.binary is None or not kernel.binary.code):
         raise ValueError(f"kernel {name} has no machine code")
     return kernel
-
-
-def _not_loaded(*tensors: Any) -> None:
-    raise AssertionError("a kernel of a bundle was launched while the bundle was checked")
 
 
 def check_environment(bundle: Bundle) -> None:

@@ -25,8 +25,10 @@ from typing import Any, TypeVar
 
 from tracejit.runtime import cpu, log
 from tracejit.runtime.config import config
+from tracejit.runtime.directory import default_directory
+from tracejit.runtime.files import FORMAT, Item, digest
 from tracejit.runtime.kernel import Binary, KernelSource
-from tracejit.runtime.store import FORMAT, Item, Store, default_directory, digest
+from tracejit.runtime.store import Store
 from tracejit.runtime.version import VERSION
 
 T = TypeVar("T")

@@ -18,17 +18,20 @@ from __future__ import annotations
 import gc
 import os
 import weakref
+from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 
 from tracejit.runtime import forks, log
-from tracejit.runtime.checktext import MISS, Function, Text
-from tracejit.runtime.ending import INPUTS, Ending
+from tracejit.runtime.checktext import Text
+from tracejit.runtime.ending import INPUTS, MISS, Ending
 from tracejit.runtime.errors import CompilerWarning
-from tracejit.runtime.guards import Failure, GuardSet
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.reasons import Failure
 
+Function = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 Inputs = tuple[torch.Tensor, ...]
 MOST_CHURN = 2  # changes of one object's identity after which it is walked
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "<guards>")  # it is code of ours
@@ -129,7 +132,7 @@ class Checker:
         """Bind; if that fails, which is a fault of ours, go on evaluating guard by guard."""
         try:
             self.bind(values)
-        except Exception as problem:
+        except Exception as problem:  # ours: the guards still hold or not
             text = f"guards could not be compiled and are evaluated one by one: {problem!r}"
             log.warn_once(text, CompilerWarning)
 

@@ -11,6 +11,8 @@ from tracejit.runtime import private
 from tracejit.runtime.outputs import Recipe
 from tracejit.runtime.plan import Leave, Run
 
+MISS: Any = object()  # what a check returns instead: something differs from what was bound
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -38,14 +40,12 @@ def instead(call: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Ending:
     return Ending(("return instead(args, kwargs)",), {"instead": call})
 
 
-def running(
-    run: Run, recipe: Recipe, failed: Callable[..., Any], shown: Run | None = None
-) -> Ending:
+def running(run: Run, shown: Run, recipe: Recipe, failed: Callable[..., Any]) -> Ending:
     """Run a plan and build the return value. What the plan raises is for `failed` to judge; Leave
     is for the caller. `shown`: the plan as it runs while torch's profiler is active."""
     lines = (
         "try:",
-        "    outputs = (shown if profiler._is_profiler_enabled else run)(inputs)",
+        f"    outputs = (shown if {private.PROFILING} else run)(inputs)",
         *(f"    {line}" for line in recipe.lines),
         f"    return {recipe.result}",
         "except Leave:",
@@ -53,5 +53,5 @@ def running(
         "except Exception as error:",
         "    return failed(error, args, kwargs)",
     )
-    names = {"run": run, "shown": shown or run, "Leave": Leave, "failed": failed}
+    names = {"run": run, "shown": shown, "Leave": Leave, "failed": failed}
     return Ending(lines, {**recipe.names, **names, "profiler": private.profiler()})

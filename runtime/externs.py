@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime import generators, philox
+from tracejit.runtime.dtypes import TORCH
 
 # The same call without the dispatcher's boxing: 2 µs instead of 4. Names of arguments are the same.
 DIRECT: dict[str, Callable[..., Any]] = {
@@ -28,8 +29,6 @@ RELAXED: dict[str, Callable[..., Any]] = {"aten.view": torch.ops.aten.reshape.de
 
 def constant(data: Sequence[bool | int | float], dtype: str, sizes: Sequence[int]) -> torch.Tensor:
     """A CPU tensor of numbers that stand in the program, in row-major order."""
-    from tracejit.ir.dtypes import TORCH
-
     return torch.tensor(data, dtype=TORCH[dtype]).reshape(sizes)
 
 

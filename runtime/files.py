@@ -166,7 +166,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         _write(temporary, data)
         _put(temporary, path, data)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves nothing behind
         _unlink(temporary)
         raise
 
@@ -212,7 +212,7 @@ def _write_in_place(path: Path, data: bytes) -> None:
         _write(path, data)
     except FileExistsError:
         raise
-    except BaseException:
+    except BaseException:  # as above
         _unlink(path)
         raise
 

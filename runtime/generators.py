@@ -47,7 +47,7 @@ def default_of(device: str) -> torch.Generator:
     """The default generator of a device."""
     if device == "cpu":
         return torch.default_generator
-    torch.cuda.init()  # type: ignore[no-untyped-call]
+    torch.cuda.init()
     return torch.cuda.default_generators[torch.device(device).index or 0]
 
 

@@ -4,7 +4,7 @@ on another call.
 A `GuardSet` is a list of nodes. A node reaches a value from its parent's value by one step
 (runtime.paths) and says what it must be (runtime.predicates); parents come before children. The
 same nodes are compiled to one function in the process (runtime.checker), and evaluated one by one
-from JSON in another (`GuardSet.evaluate`).
+from JSON in another (`GuardSet.values`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,9 +20,7 @@ from tracejit.runtime import sharing, state
 from tracejit.runtime.constants import MISSING
 from tracejit.runtime.paths import STEPS, print_step
 from tracejit.runtime.predicates import PREDICATES, explain
-
-if TYPE_CHECKING:
-    from tracejit.runtime.checker import Checker
+from tracejit.runtime.reasons import Failure
 
 VERSION = 3
 OBJECTS = frozenset(
@@ -52,21 +50,6 @@ class Guard:
     expected: Any
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A guard that does not hold: its path, what was recorded, and what is there now."""
-
-    path: str
-    expected: str
-    found: str
-    node: int = field(
-        default=-1, compare=False
-    )  # the node's index; -1 for ambient state and the like
-
-    def __str__(self) -> str:
-        return f"{self.path} was {self.expected}, is {self.found}"
-
-
 @dataclass(eq=False)
 class GuardSet:
     """All that must hold for a recorded program to stand for a call, and where the program's inputs
@@ -87,12 +70,11 @@ class GuardSet:
     held_nodes: list[int] = field(default_factory=list)  # objects that the outputs' recipe names
     changed: list[int] = field(default_factory=list)  # objects that the call changes
     generators: list[int] = field(default_factory=list)  # random generators, inputs after tensors
-    check: Checker | None = field(default=None, repr=False)  # compiled for the recorded function
 
     @property
-    def process_local(self) -> bool:
-        """Whether some guard holds only in this process, so that the set must not be stored."""
-        return any(node.step == "ref" or node.check == "is" for node in self.nodes)
+    def local(self) -> Node | None:
+        """A guard that holds only in this process, if there is one: the set must not be stored."""
+        return next((node for node in self.nodes if node.step == "ref" or node.check == "is"), None)
 
     def alike(self, other: GuardSet) -> bool:
         """Whether two sets hold on the same calls: two branches of one tree."""
@@ -115,10 +97,6 @@ class GuardSet:
     def path(self, index: int) -> str:
         """The access path of a node as a person writes it: `self.layers[3].dropout.p`."""
         node = self.nodes[index]
-        if node.step == "fn":
-            return str(node.key)
-        if node.step in ("args", "kwargs"):
-            return node.step
         if node.parent < 0:
             return print_step("", node.step, node.key)
         parent = self.nodes[node.parent]
@@ -137,23 +115,13 @@ class GuardSet:
         metas = (node.expected for node in self.nodes if node.check == "tensor")
         return any(meta["requires_grad"] for meta in metas)
 
-    def evaluate(
-        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, ...] | Failure:
-        """The program's inputs, generators last, in this call, or the first guard that fails. Takes
-        about 1 µs a guard.
-        """
-        found = self.values(fn, args, kwargs)
-        if isinstance(found, Failure):
-            return found
-        return self.given(found)
-
     def given(self, values: list[Any]) -> tuple[Any, ...]:
-        """The program's inputs among the values of nodes."""
+        """The program's inputs among the values of nodes, generators last."""
         return tuple([values[index] for index in (*self.input_nodes, *self.generators)])
 
     def values(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | Failure:
-        """The value of each node in this call, or the first guard that fails."""
+        """The value of each node in this call, or the first guard that fails. Takes about 1 µs a
+        guard."""
         values: list[Any] = []
         roots = {"fn": fn, "args": args, "kwargs": kwargs}
         for index, node in enumerate(self.nodes):
@@ -176,13 +144,13 @@ class GuardSet:
                 first = seen.get(id(values[index]), index)
             if first != index:
                 was = f"another object than {self.path(first)}"
-                return Failure(self.path(index), was, "the same")
+                return Failure(self.path(index), was, "the same", "distinct")
         return None
 
     def failure(self, index: int, value: Any) -> Failure:
         node = self.nodes[index]
         found = explain(self.path(index), node.check, node.expected, value, self)
-        return Failure(*found, node=index)
+        return Failure(*found, node.check, index)
 
     def fails(
         self, failure: Failure, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -190,10 +158,8 @@ class GuardSet:
         """Whether a guard that failed before fails on this call, or one on the path to its node;
         False where only a full evaluation can tell."""
         if failure.node < 0:
-            return (
-                failure.path in self.state
-                and state.capture()[failure.path] != self.state[failure.path]
-            )
+            is_state = failure.check == "state"
+            return is_state and state.capture()[failure.path] != self.state[failure.path]
         chain = [failure.node]
         while self.nodes[chain[-1]].parent >= 0:
             chain.append(self.nodes[chain[-1]].parent)
@@ -218,15 +184,13 @@ class GuardSet:
         now = state.capture()
         for name, expected in self.state.items():
             if now.get(name) != expected:
-                return Failure(name, str(expected), str(now.get(name)))
+                return Failure(name, str(expected), str(now.get(name)), "state")
         for name, version in self.packages.items():
             if (here := package_version(name)) != version:
-                return Failure(f"version of {name}", version, here)
+                return Failure(f"version of {name}", version, here, "version")
         if self.groups is not None and (groups := sharing.groups(inputs)) != self.groups:
-            names = self.inputs
-            return Failure(
-                "sharing of memory", sharing.words(self.groups, names), sharing.words(groups, names)
-            )
+            was, here = (sharing.words(each, self.inputs) for each in (self.groups, groups))
+            return Failure("sharing of memory", was, here, "sharing")
         return None
 
     def ref(self, index: int) -> Any:
@@ -235,18 +199,6 @@ class GuardSet:
             return MISSING
         value = self.refs[index]()
         return MISSING if value is None else value
-
-    def compile(self, fn: Any) -> Checker:
-        """A function of (args, kwargs) that gives the inputs, or None if a guard fails: fast after
-        its first call.
-        """
-        from tracejit.runtime.checker import Checker
-
-        return Checker(self, fn)
-
-    def bind(self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Checker | None:
-        """The compiled check if the guards hold on this call; None otherwise."""
-        return None if isinstance(self.evaluate(fn, args, kwargs), Failure) else self.compile(fn)
 
     def to_json(self) -> dict[str, Any]:
         """The set as JSON values; "ref" nodes never hold again once read back."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime.cache import environment
-from tracejit.runtime.store import digest
+from tracejit.runtime.files import digest
 
 
 def function_key(function: Callable[..., Any], target: str, numerics: str) -> str:

@@ -15,7 +15,7 @@ import torch
 
 CORE, OWN, LIBRARY, USER = "core", "own", "library", "user"
 
-_TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
+TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OWN = tuple(
     {_HERE + os.sep}
@@ -35,23 +35,54 @@ def origin_of_file(filename: str) -> str:
     if filename.startswith(_OWN) and not filename.startswith(_MODELS):
         return OWN
     path = os.path.realpath(filename)
-    if path.startswith(_TORCH) or filename.startswith(_TORCH):
+    if path.startswith(TORCH) or filename.startswith(TORCH):
         return CORE
-    if any(mark in path for mark in _SITE):
-        return LIBRARY if package_of_file(path) else USER
-    return CORE if path.startswith(STDLIB) else USER
+    if path.startswith(STDLIB) and not any(mark in path for mark in _SITE):
+        return CORE
+    return LIBRARY if package_of_file(path) else USER
 
 
 def package_of_file(filename: str) -> str:
-    """The top-level package of a file under site-packages; empty elsewhere or if it states no
+    """The top-level package of a file that was installed; empty elsewhere or if it states no
     version.
     """
+    name = _installed(filename)
+    return name if getattr(sys.modules.get(name), "__version__", "") else ""
+
+
+def _installed(path: str) -> str:
+    """The top-level name of a file under site-packages, or of one that pip wrote elsewhere
+    (`pip install --target`); empty for others."""
     for mark in _SITE:
-        _, found, rest = filename.rpartition(mark)
+        _, found, rest = path.rpartition(mark)
         if found:
-            name = rest.partition(os.sep)[0].removesuffix(".py")
-            return name if getattr(sys.modules.get(name), "__version__", "") else ""
+            return _top(rest)
+    for folder in map(_real, sys.path):
+        if path.startswith(folder) and (name := _top(path[len(folder) :])) in _recorded(folder):
+            return name
     return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _real(folder: str) -> str:
+    return os.path.join(os.path.realpath(folder), "")
+
+
+def _top(path: str) -> str:
+    """The module or package that a file under a folder of sys.path belongs to."""
+    return path.partition(os.sep)[0].removesuffix(".py")
+
+
+@functools.lru_cache(maxsize=64)
+def _recorded(folder: str) -> frozenset[str]:
+    """The names that pip wrote into a folder, by the records it leaves beside them."""
+    found: set[str] = set()
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        record = os.path.join(folder, name, "RECORD")
+        if name.endswith(".dist-info") and os.path.isfile(record):
+            with open(record, encoding="utf-8") as lines:
+                found.update(_top(line.partition(",")[0]) for line in lines)
+    return frozenset(found)
 
 
 def origin_of_code(code: CodeType) -> str:

@@ -13,7 +13,7 @@ Containers: {"list": […]}, {"tuple": […]}, {"dict": [[key, value], …]}, {"
 "items"}, {"object": name, "fields": [[name, value], …]} (an instance with these attributes, also of
 a dataclass) and {"pytree": name, "context", "children"} for a class registered with torch's pytree.
 Equal tensor leaves are one object; `nth` tells apart several tensors that look the same. Further
-fields of "out", "view" and "input_view" (runtime.leaves):
+fields of "out", "view" and "input_view" (runtime.aliases):
     "dtype": name, "pairs": bool            a view as this dtype, `offset` bytes into the base;
                                             pairs and complex numbers may be one another
     "inference": bool                       made in this inference mode, not in the call's
@@ -41,9 +41,9 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import leaves, private, replay
+from tracejit.runtime import aliases, private, replay
 from tracejit.runtime.constants import MISSING, decode, named
-from tracejit.runtime.moulds import Mould
+from tracejit.runtime.pytrees import Mould
 
 Rebuild = Callable[..., Any]
 
@@ -277,10 +277,10 @@ def _instance(cls: Any, fields: dict[str, Any]) -> Any:
 
 
 _HELPERS: dict[str, Any] = {
-    "view": leaves.view,
-    "retyped": leaves.retyped,
-    "inferring": leaves.inferring,
-    "lazily": leaves.lazily,
-    "made": leaves.made,
+    "view": aliases.view,
+    "retyped": aliases.retyped,
+    "inferring": aliases.inferring,
+    "lazily": aliases.lazily,
+    "made": aliases.made,
     "instance": _instance,
 }

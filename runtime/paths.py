@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import leaves, private, settings
+from tracejit.runtime import aliases, private, settings
 from tracejit.runtime.constants import MISSING, decode
 
 _own_dict = object.__getattribute__
@@ -100,6 +100,10 @@ def _cell(value: Any, name: str) -> Any:
         return MISSING
 
 
+def _base(value: Any, index: int) -> Any:
+    return value.__mro__[index] if isinstance(value, type) else MISSING
+
+
 def _default(value: Any, index: int) -> Any:
     found = getattr(value, "__defaults__", None) or ()
     return found[index] if index < len(found) else MISSING
@@ -154,91 +158,70 @@ def _root(value: Any, key: Any) -> Any:
     raise AssertionError("roots are given, not reached")
 
 
-STEPS: dict[str, Callable[[Any, Any], Any]] = {
+def _kwdefault(value: Any, name: str) -> Any:
+    return (getattr(value, "__kwdefaults__", None) or {}).get(name, MISSING)
+
+
+def _attr(value: Any, name: str) -> Any:
+    return instance_dict(value).get(name, MISSING)
+
+
+_NAMED = "{parent}.{key}"
+# Each step: how it is taken, and how a person writes it.
+_ROWS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     # roots
-    "args": _root,
-    "kwargs": _root,
-    "fn": _root,
-    "ref": _root,  # an object that no path reaches, held by this process
-    "globals": _globals,  # a module's dict, by the module's name
-    "env": lambda value, name: os.environ.get(name, MISSING),
-    "logs": _logs,  # whether the logger [name, level] would emit
-    "setting": lambda value, name: settings.read(name),
-    "class": lambda value, name: type(value),
-    "base": lambda value, index: value.__mro__[index] if isinstance(value, type) else MISSING,
+    "args": (_root, "args"),
+    "kwargs": (_root, "kwargs"),
+    "fn": (_root, "{key}"),
+    "ref": (_root, "object {key}"),  # an object that no path reaches, held by this process
+    "globals": (_globals, "{key}"),  # a module's dict, by the module's name
+    "env": (lambda value, name: os.environ.get(name, MISSING), "environment variable {key}"),
+    "logs": (_logs, "logger {key[0]} enabled for level {key[1]}"),
+    "setting": (lambda value, name: settings.read(name), "torch's setting {key}"),
+    "class": (lambda value, name: type(value), "type({parent})"),
+    "base": (_base, "type({parent}).__mro__[{key}]"),
     # into an object
-    "attr": lambda value, name: instance_dict(value).get(name, MISSING),
-    **{step: _held(table) for step, table in TABLES.items()},
-    "slot": _slot,
-    "dict": lambda value, key: instance_dict(value),
-    "hooks": lambda value, name: instance_dict(value).get(name, MISSING),
+    "attr": (_attr, _NAMED),
+    **{step: (_held(table), _NAMED) for step, table in TABLES.items()},
+    "slot": (_slot, _NAMED),
+    "dict": (lambda value, key: instance_dict(value), "vars({parent})"),
+    "hooks": (_attr, _NAMED),
     # into a container
-    "item": _item,
-    "nthkey": _nth(dict.keys),
-    "nthvalue": _nth(dict.values),
+    "item": (_item, "{parent}[{key}]"),
+    "nthkey": (_nth(dict.keys), "key {key} of {parent}"),
+    "nthvalue": (_nth(dict.values), "value {key} of {parent}"),
     # into a class
-    "static": static,
+    "static": (static, _NAMED),
     # into a function, method, descriptor or partial
-    "cell": _cell,
-    "default": _default,
-    "kwdefault": lambda value, name: (getattr(value, "__kwdefaults__", None) or {}).get(
-        name, MISSING
-    ),
-    "func": _attribute("__func__"),
-    "self": _attribute("__self__"),
-    "fget": _attribute("fget"),
-    "wrapped": _attribute("__wrapped__"),
-    "partialfunc": _attribute("func"),
-    "partialargs": _attribute("args"),
-    "partialkeywords": _attribute("keywords"),
-    "namespace": _attribute("__globals__"),
-    "factory": _attribute("default_factory"),
+    "cell": (_cell, "closure {key} of {parent}"),
+    "default": (_default, "default {key} of {parent}"),
+    "kwdefault": (_kwdefault, "default {key} of {parent}"),
+    "func": (_attribute("__func__"), "{parent}.__func__"),
+    "self": (_attribute("__self__"), "{parent}.__self__"),
+    "fget": (_attribute("fget"), "{parent}.fget"),
+    "wrapped": (_attribute("__wrapped__"), "{parent}.__wrapped__"),
+    "partialfunc": (_attribute("func"), "{parent}.func"),
+    "partialargs": (_attribute("args"), "{parent}.args"),
+    "partialkeywords": (_attribute("keywords"), "{parent}.keywords"),
+    "namespace": (_attribute("__globals__"), "globals of {parent}"),
+    "factory": (_attribute("default_factory"), "{parent}.default_factory"),
     # into a tensor
-    "physical": lambda value, key: leaves.physical(value),
-    "misplaced": _misplaced,
+    "physical": (lambda value, key: aliases.physical(value), "memory of {parent}"),
+    "misplaced": (_misplaced, "{parent}.storage_offset() % {key}"),
     # into the rest
-    "deref": _deref,
-    "context": _context,
+    "deref": (_deref, "{parent}()"),
+    "context": (_context, "{parent}.get()"),
     # from a tensor
-    "around": around,
+    "around": (around, AROUND + "{parent}"),
 }
+STEPS: dict[str, Callable[[Any, Any], Any]] = {step: take for step, (take, _) in _ROWS.items()}
 
 
 def print_step(parent: str, step: str, key: Any) -> str:
     """The path `parent` with one more step, as a person writes it."""
-    if step in ("attr", "param", "buffer", "module", "slot", "static", "hooks"):
-        return f"{parent}[{key}]" if str(key).isdigit() else f"{parent}.{key}"
+    _, words = _ROWS[step]
     if step == "item":
-        return f"{parent}[{decode(key)!r}]"
-    return _PRINTED[step].format(parent=parent, key=key)
-
-
-_PRINTED = {
-    "globals": "{key}",
-    "env": "environment variable {key}",
-    "logs": "logger {key[0]} enabled for level {key[1]}",
-    "ref": "object {key}",
-    "setting": "torch's setting {key}",
-    "class": "type({parent})",
-    "base": "type({parent}).__mro__[{key}]",
-    "dict": "vars({parent})",
-    "nthkey": "key {key} of {parent}",
-    "nthvalue": "value {key} of {parent}",
-    "cell": "closure {key} of {parent}",
-    "default": "default {key} of {parent}",
-    "kwdefault": "default {key} of {parent}",
-    "func": "{parent}.__func__",
-    "self": "{parent}.__self__",
-    "fget": "{parent}.fget",
-    "wrapped": "{parent}.__wrapped__",
-    "partialfunc": "{parent}.func",
-    "partialargs": "{parent}.args",
-    "partialkeywords": "{parent}.keywords",
-    "namespace": "globals of {parent}",
-    "factory": "{parent}.default_factory",
-    "deref": "{parent}()",
-    "context": "{parent}.get()",
-    "around": AROUND + "{parent}",
-    "physical": "memory of {parent}",
-    "misplaced": "{parent}.storage_offset() % {key}",
-}
+        key = repr(decode(key))
+    elif words is _NAMED and str(key).isdigit():
+        return f"{parent}[{key}]"
+    return words.format(parent=parent, key=key)

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 
 from tracejit.runtime import generators, private
+from tracejit.runtime.constants import encode
+from tracejit.runtime.dtypes import TORCH
 from tracejit.runtime.externs import fastest
 from tracejit.runtime.hugepages import on_huge_pages
-from tracejit.runtime.reasons import Reason
+from tracejit.runtime.reasons import Failure, Reason
 
 Tensors = tuple[torch.Tensor, ...]  # of inputs, generators may follow
 Run = Callable[[Tensors], Tensors]
@@ -30,12 +32,22 @@ Run = Callable[[Tensors], Tensors]
 
 class Leave(Exception):
     """A number, size or index computed by the plan differs from the recorded one. Nothing visible
-    was changed. `decision`: which of the manifest's decisions, and what was found."""
+    was changed. `failure`: the same as a guard that did not hold. `decision`: which of the
+    manifest's decisions, and what was found, spelled as there."""
 
-    def __init__(self, text: str, where: str = "", decision: tuple[int, Any] | None = None) -> None:
+    def __init__(self, text: str, where: str = "") -> None:
         super().__init__(text)
         self.reason = Reason("left", text, where)
-        self.decision = decision
+        self.failure = Failure(where, "", text, "data")
+        self.decision: tuple[int, Any] | None = None
+
+    @staticmethod
+    def at(decision: tuple[int, Any], what: str, found: Any, wanted: Any, where: str) -> Leave:
+        """A decision came out otherwise."""
+        leave = Leave(f"{what} is {found!r}, recorded was {wanted!r}", where)
+        leave.failure = Failure(where, repr(wanted), repr(found), "data")
+        leave.decision = decision
+        return leave
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,11 @@ def load(
         return _seen(f"tracejit plan: {manifest['title']}", function(names))
 
     return Plan(function({}), text, dict(manifest), lambda inputs: profiled()(inputs))
+
+
+def not_loaded(*tensors: torch.Tensor) -> None:
+    """Stands for the kernels of a plan that is loaded without them."""
+    raise AssertionError("a kernel that was not loaded was launched")
 
 
 def _seen(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,8 +152,6 @@ def bindings(
 
 def _constant(kind: str, value: str) -> Any:
     if kind == "dtype":
-        from tracejit.ir.dtypes import TORCH
-
         return TORCH[value]
     if kind == "device":
         return torch.device(value)
@@ -153,8 +168,6 @@ def _kept(
 ) -> tuple[Callable[[], Tensors], Callable[[Tensors], None]]:
     """`take()` gives buffers that no other call has, `give(buffers)` puts them back. Calls that run
     at once, or that failed, cost a set each."""
-    from tracejit.ir.dtypes import TORCH
-
     allocate, spare = _allocator("cpu"), list[Tensors]()
 
     def take() -> Tensors:
@@ -204,7 +217,7 @@ def _keeping_random_state(run: Run, manifest: Mapping[str, Any]) -> Run:
         states = generators.states(inputs[tensors:], sorted(devices))
         try:
             return run(inputs)
-        except Exception:
+        except Exception:  # whatever ends the plan
             generators.restore(states)
             raise
 
@@ -221,8 +234,8 @@ def laid_out(
         return tensor
     if tensor.shape != sizes:
         found = tuple(tensor.size())
-        text = f"the size of a library call's result is {found}, recorded was {sizes}"
-        raise Leave(text, where, (number, list(found)))
+        what = "the size of a library call's result"
+        raise Leave.at((number, list(found)), what, found, sizes, where)
     if tensor.numel() < 2 or all(
         s == t for s, t, n in zip(tensor.stride(), strides, sizes, strict=True) if n > 1
     ):
@@ -270,8 +283,8 @@ def expect(tensor: torch.Tensor, wanted: bool | int | float, where: str, number:
         not isinstance(wanted, float) or math.copysign(1.0, found) == math.copysign(1.0, wanted)
     )
     if not same and not (found != found and wanted != wanted):
-        text = f"a number computed from data is {found!r}, recorded was {wanted!r}"
-        raise Leave(text, where, (number, found))
+        what = "a number computed from data"
+        raise Leave.at((number, encode(found)), what, found, wanted, where)
 
 
 def check_index(tensor: torch.Tensor, low: int, size: int, where: str) -> None:

@@ -36,7 +36,7 @@ def tensor_meta(tensor: torch.Tensor) -> dict[str, Any]:
             tensor.is_conj(),
             tensor.is_neg(),
             tensor.is_inference(),
-            tensor._is_zerotensor(),
+            private.is_zero_tensor(tensor),
         ],
     }
 
@@ -112,30 +112,67 @@ def _rng(value: Any, expected: Any, values: list[Any]) -> bool:
     return mine and not private.is_default(value)
 
 
-PREDICATES: dict[str, Predicate] = {
-    "any": lambda value, expected, values: value is not MISSING,
-    "exists": lambda value, expected, values: value is not MISSING,  # a place that will be written
-    "const": lambda value, expected, values: same(value, decode(expected)),
-    "absent": lambda value, expected, values: value is MISSING,
-    "type": _typed,
-    "kind": _typed,  # of a value that may be any of its type
-    "class": lambda value, expected, values: isinstance(value, type) and name_of(value) == expected,
-    "function": _function,
-    "lib": _lib,
-    "pymodule": lambda value, expected, values: (
-        isinstance(value, ModuleType) and value.__name__ == expected
-    ),
-    "container": _container,
-    "kwargs": _kwargs,
-    "length": lambda value, expected, values: len(value) == expected,
-    "generator": lambda value, expected, values: value is torch.default_generator,
-    "rng": _rng,
-    "empty": lambda value, expected, values: value is not MISSING and not value,
-    "tensor": _tensor,
-    "memory": lambda value, expected, values: value is not MISSING,
-    "same": lambda value, expected, values: value is values[expected],
-    "is": _typed,  # the object recorded, by a "ref" node, and so only ever true in this process
+def _is_there(value: Any, expected: Any, values: list[Any]) -> bool:
+    return value is not MISSING
+
+
+def _empty(value: Any, expected: Any, values: list[Any]) -> bool:
+    return value is not MISSING and not value
+
+
+def _const(value: Any, expected: Any, values: list[Any]) -> bool:
+    return same(value, decode(expected))
+
+
+def _generator(value: Any, expected: Any, values: list[Any]) -> bool:
+    return value is torch.default_generator
+
+
+def _class(value: Any, expected: Any, values: list[Any]) -> bool:
+    return isinstance(value, type) and name_of(value) == expected
+
+
+def _pymodule(value: Any, expected: Any, values: list[Any]) -> bool:
+    return isinstance(value, ModuleType) and value.__name__ == expected
+
+
+def _name(expected: Any) -> str:
+    return str(expected[0] if isinstance(expected, list) else expected).removeprefix("builtins:")
+
+
+def _instance(expected: Any) -> str:
+    return f"a {str(expected).partition(':')[2]}"
+
+
+def _content(expected: Any) -> str:
+    kind, content = expected
+    return f"{_instance(kind)} of {content if isinstance(content, int) else len(content)}"
+
+
+# Each predicate: whether it holds, and what was recorded, in words.
+_ROWS: dict[str, tuple[Predicate, Callable[[Any], str]]] = {
+    "any": (_is_there, "present".format),
+    "exists": (_is_there, "present".format),  # a place that will be written
+    "memory": (_is_there, "present".format),
+    "absent": (lambda value, expected, values: value is MISSING, "absent".format),
+    "empty": (_empty, "empty".format),
+    "const": (_const, lambda expected: repr(decode(expected))),
+    "type": (_typed, _instance),
+    "kind": (_typed, _instance),  # of a value that may be any of its type
+    "is": (_typed, _instance),  # the object recorded, by a "ref" node: only true in this process
+    "class": (_class, _name),
+    "function": (_function, _name),
+    "lib": (_lib, _name),
+    "pymodule": (_pymodule, _name),
+    "container": (_container, _content),
+    "kwargs": (_kwargs, str),
+    "length": (lambda value, expected, values: len(value) == expected, str),
+    "tensor": (_tensor, "a tensor {0[dtype]}{0[sizes]}".format),
+    "generator": (_generator, "torch's default generator".format),
+    "rng": (_rng, "a random generator of {}".format),
+    "same": (lambda value, expected, values: value is values[expected], str),
 }
+PREDICATES: dict[str, Predicate] = {name: holds for name, (holds, _) in _ROWS.items()}
 
 
 def words(value: Any) -> str:
@@ -172,28 +209,7 @@ def explain(path: str, check: str, expected: Any, value: Any, guards: Any) -> tu
         return f"code of {path}", str(expected[1])[:8], str(now[1])[:8]
     if check == "same":
         return path, f"the same object as {guards.path(expected)}", f"another: {words(value)}"
-    return path, _expected_words(check, expected), words(value)
-
-
-def _expected_words(check: str, expected: Any) -> str:
-    if check == "const":
-        return repr(decode(expected))
-    if check == "tensor":
-        return f"a tensor {expected['dtype']}{expected['sizes']}"
-    if check in ("type", "kind", "is"):
-        return f"a {str(expected).partition(':')[2]}"
-    if check == "container":
-        size = expected[1] if isinstance(expected[1], int) else len(expected[1])
-        return f"a {expected[0].partition(':')[2]} of {size}"
-    if check in ("absent", "empty"):
-        return check
-    if check == "generator":
-        return "torch's default generator"
-    if check == "rng":
-        return f"a random generator of {expected}"
-    name = expected[0] if isinstance(expected, list) else expected
-    present = check in ("any", "exists", "memory")
-    return "present" if present else str(name).removeprefix("builtins:")
+    return path, _ROWS[check][1](expected), words(value)
 
 
 def _explain_tensor(path: str, expected: Any, now: Any) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ guard's path, a stage of the compiler).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KINDS: dict[str, str] = {
     # before recording
@@ -58,10 +58,23 @@ class Reason:
         return f"{self.kind}: {self.text}{where}"
 
     def to_json(self) -> dict[str, str]:
-        """The three fields, as `from_json` takes them back."""
+        """The three fields."""
         return {"kind": self.kind, "text": self.text, "place": self.place}
 
 
-def from_json(data: dict[str, str]) -> Reason:
-    """The Reason that `to_json` described."""
-    return Reason(data["kind"], data["text"], data.get("place", ""))
+@dataclass(frozen=True)
+class Failure:
+    """Something that is not as it was recorded: where, what it was, and what it is now.
+
+    `check` is the guard's ("state", "version", "sharing", "distinct" for what is no path, "data"
+    for what a plan computed, at the line `path`); `node` the guard's index, if it is a node's.
+    """
+
+    path: str
+    expected: str
+    found: str
+    check: str
+    node: int = field(default=-1, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.path} was {self.expected}, is {self.found}"

@@ -43,6 +43,7 @@ _ROWS: dict[str, str] = {
     "_get_linalg_preferred_backend": "",
     "_get_blas_preferred_backend": "",
 }
+IN_STATE = frozenset({"default dtype"})  # what runtime.state calls the rows that it knows too
 SETTINGS = frozenset(name for name in _ROWS if private.core_function(name) is not None)
 SETS: dict[str, tuple[str, ...]] = {
     setter: tuple(name for name in SETTINGS if _ROWS[name] == setter)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from tracejit.runtime.paths import AROUND
+from tracejit.runtime.private import storage_key
 
 
 def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
@@ -16,7 +17,7 @@ def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
     found: dict[int, list[int]] = {}
     for index, tensor in enumerate(tensors):
         if tensor.layout is torch.strided and tensor.numel():
-            found.setdefault(tensor.untyped_storage()._cdata, []).append(index)
+            found.setdefault(storage_key(tensor.untyped_storage()), []).append(index)
     return [
         [[i, int(tensors[i].storage_offset() - tensors[group[0]].storage_offset())] for i in group]
         for group in found.values()
@@ -27,7 +28,7 @@ def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
 def shared(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether `groups` finds any, which is sooner known than which."""
     try:
-        storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+        storages = {storage_key(tensor.untyped_storage()) for tensor in tensors}
     except NotImplementedError:  # a sparse tensor has none
         return bool(groups(tensors))
     return len(storages) != len(tensors) and bool(groups(tensors))

@@ -4,11 +4,9 @@ once per entry.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 from tracejit.runtime import ambient, private
 
@@ -27,7 +25,7 @@ def capture() -> dict[str, Any]:
         "TF32": torch.backends.cuda.matmul.allow_tf32,
         "float32 matmul precision": torch.get_float32_matmul_precision(),
         "reduced-precision reductions": _reduced_precision(),
-        "forward-mode AD level": forward_ad._current_level,
+        "forward-mode AD level": private.dual_level(),
         "global module hooks": global_hooks(),
     }
 
@@ -71,20 +69,14 @@ def _reduced_precision() -> list[bool]:
     ]
 
 
-# Where a module keeps its hooks; torch keeps those of all modules under "_global" and that name.
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_HOOK_TABLES = tuple(f"_global{name}" for name in HOOKS)
-
-
 def global_hooks() -> int:
     """How many hooks `torch.nn.modules.module.register_module_*_hook` has installed."""
-    module = sys.modules["torch.nn.modules.module"]
-    return sum(len(getattr(module, name)) for name in _HOOK_TABLES)
+    return sum(map(len, private.module_hooks()))
 
 
 _QUICK = (
     "not same_state()",
-    "forward_ad._current_level != level",
+    f"{private.DUAL_LEVEL} != level",
     "forward_hooks or before_hooks or backward_hooks or earlier_hooks",
 )
 _NO_FUNCTION_MODE = ("function_modes()",)
@@ -107,26 +99,24 @@ def quick_check(tensors: bool) -> tuple[list[str], dict[str, Any]]:
     It may be too careful (it also sees the number of threads): the full comparison follows.
     `tensors`: the metadata of some are compared too.
     """
-    module = sys.modules["torch.nn.modules.module"]
-    _, functorch, function_modes, tracing = private.mode_probes()
     hooks = ("forward_hooks", "before_hooks", "backward_hooks", "earlier_hooks")
     names = {
-        "functorch": functorch,
-        "function_modes": function_modes,
-        "tracing": tracing,
+        "functorch": private.functorch,
+        "function_modes": private.function_modes,
+        "tracing": private.jit_tracing,
         "same_state": private.global_state_guard().check,
-        "mode_count": function_modes(),
+        "mode_count": private.function_modes(),
         "foreign_mode": ambient.foreign_function_mode,
-        "forward_ad": forward_ad,
-        "level": forward_ad._current_level,
+        "forward_ad": private.forward_ad,
+        "level": private.dual_level(),
         "inference_mode": torch.is_inference_mode_enabled,
         "inference": torch.is_inference_mode_enabled(),
         "fills": fills,
         "filled": fills(),
         "default_device": default_device,
         "device": default_device(),
-        **{name: getattr(module, table) for name, table in zip(hooks, _HOOK_TABLES)},
+        **dict(zip(hooks, private.module_hooks())),
     }
     filled = ["fills() is not filled"] if torch.are_deterministic_algorithms_enabled() else []
-    modes = _FUNCTION_MODES if function_modes() else _NO_FUNCTION_MODE
+    modes = _FUNCTION_MODES if private.function_modes() else _NO_FUNCTION_MODE
     return [*_QUICK, *filled, *modes, *(() if tensors else _WITHOUT_TENSORS)], names

@@ -23,42 +23,20 @@ from typing import Any
 from tracejit.runtime import directory as folders
 from tracejit.runtime import log, upkeep
 from tracejit.runtime.config import config
-from tracejit.runtime.directory import default_directory
 from tracejit.runtime.errors import CacheWarning
 from tracejit.runtime.files import (
-    FORMAT,
     HOST,
     Damaged,
     Item,
     OtherFormat,
     decode,
-    digest,
     encode,
     of_this_format,
     peek,
     renamed,
     write_atomically,
 )
-from tracejit.runtime.upkeep import DAMAGED, HITS, HOSTS, KINDS, File, Leftover
-
-__all__ = [
-    "DAMAGED",
-    "FORMAT",
-    "HITS",
-    "HOSTS",
-    "KINDS",
-    "Damaged",
-    "File",
-    "Item",
-    "Leftover",
-    "OtherFormat",
-    "Store",
-    "decode",
-    "default_directory",
-    "digest",
-    "encode",
-    "write_atomically",
-]
+from tracejit.runtime.upkeep import DAMAGED, HITS, KINDS, File, Leftover
 
 _KEY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # what a file says is no path to elsewhere
 # Another process removed a folder or a temporary file: no fault of the disk.

@@ -16,13 +16,12 @@ from tracejit.runtime import bundle, cache
 from tracejit.runtime.bundle import Bundle
 from tracejit.runtime.config import FLAGS, TARGET
 from tracejit.runtime.errors import BadOption, BuildWarning, CompilerError, NotBuilt
-from tracejit.runtime.guards import Failure, GuardSet
+from tracejit.runtime.files import write_atomically
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import first_code
-from tracejit.runtime.reasons import Reason
-from tracejit.runtime.store import write_atomically
+from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import is_gpu
-from tracejit.trace.observe import Observer
-from tracejit.trace.recorder import record
+from tracejit.trace.recorder import observed
 from tracejit.trace.recording import Recording
 
 # Attributes by which code asks where it runs, or chooses it.
@@ -60,15 +59,10 @@ def build(
         warn_of_questions(dispatcher, guards, tuple(args), dict(kwargs or {}))
         found = bundle.on_device(found, "cuda:0")
         outputs = bundle.moved(outputs, "cpu", "cuda:0")
-    made = Bundle(
-        dispatcher.name,
-        first_code(dispatcher.function),
-        target,
-        dispatcher.options.numerics,
-        cache.make_record(found, outputs, stored.key, dispatcher.name),
-        stored,
-        cache.environment(target, dispatcher.options.numerics),
-    )
+    name, numerics = dispatcher.name, dispatcher.options.numerics
+    record = cache.make_record(found, outputs, stored.key, name)
+    where = cache.environment(target, numerics)
+    made = Bundle(name, first_code(dispatcher.function), target, numerics, record, stored, where)
     write_atomically(Path(out), bundle.pack(made))
     return made
 
@@ -86,11 +80,8 @@ def recorded(
     dispatcher: Dispatcher, target: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Recording, GuardSet]:
     """The call's recording and guards. Raises NotBuilt."""
-    observer = Observer(dispatcher.function, args, kwargs)
-    _, recording = record(dispatcher.function, args, kwargs, observer=observer)
-    guards = recording.refused or observer.finish(recording)
-    if isinstance(guards, GuardSet) and guards.process_local:
-        local = next(n for n in guards.nodes if n.step == "ref" or n.check == "is")
+    _, recording, guards = observed(dispatcher.function, args, kwargs)
+    if isinstance(guards, GuardSet) and (local := guards.local) is not None:
         text = f"it reads an object that no path reaches ({local.check} {local.expected})"
         guards = Reason("unguardable", text)
     if isinstance(guards, Reason):
@@ -102,15 +93,12 @@ def program(
     dispatcher: Dispatcher, target: str, recording: Recording, guards: GuardSet
 ) -> cache.StoredPlan:
     """The recording, compiled. Raises CompilerError; `last_traces` shows how far it came."""
-    title = f"{dispatcher.name} for {target}"
-    stages = compiler.Pipeline(target, dispatcher.options.numerics, title)
-    dispatcher.traces = stages.history
+    stages = compilation.pipeline(dispatcher, target)
     try:
         return compilation.compiled(stages, recording, guards)
     except compiler.StageFailed as failed:
-        cause = failed.__cause__ or failed
-        text = f"{type(cause).__name__}: {cause}"
-        raise CompilerError(name=dispatcher.name, stage=failed.stage, cause=text) from cause
+        text = failed.reason.text
+        raise CompilerError(name=dispatcher.name, stage=failed.stage, cause=text) from failed.cause
 
 
 def _devices(guards: GuardSet) -> set[str]:

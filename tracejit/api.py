@@ -8,14 +8,13 @@ import functools
 import importlib
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from types import MethodType
 from typing import Any, TypeVar, overload
 
 import torch
 
 from tracejit.dispatch import Dispatcher, Options
-from tracejit.runtime.checktext import MISS
+from tracejit.runtime.ending import MISS
 from tracejit.runtime.errors import BadOption, NotCompilable, NotCompiled
 from tracejit.runtime.plan import Leave
 from tracejit.runtime.targets import BACKENDS
@@ -109,9 +108,13 @@ def wrap(function: Any, options: Options) -> Any:
     return CompiledFunction(function, options)
 
 
-def wrap_part(called: Any, options: Options) -> Any:
-    """What a function that runs eagerly calls, compiled; as it is if it is compiled already."""
-    return called if is_compiled(called) else wrap(called, options)
+def _new_dispatcher(function: Any, options: Options) -> Dispatcher:
+    def part(called: Any) -> tuple[Any, Dispatcher]:
+        """What a function that runs eagerly calls, compiled; as it is if it is compiled already."""
+        compiled = called if is_compiled(called) else wrap(called, options)
+        return compiled, dispatcher_of(compiled)
+
+    return Dispatcher(function, options, part)
 
 
 # Torch's own compiler takes this as true in the code that it traces. (A call costs 0.02 µs.)
@@ -144,7 +147,7 @@ class CompiledFunction:
         if isinstance(function, staticmethod):
             function = function.__func__
         functools.update_wrapper(self, function)
-        self._tracejit_dispatcher = Dispatcher(function, options)
+        self._tracejit_dispatcher = _new_dispatcher(function, options)
 
     __call__ = _call
 
@@ -182,7 +185,7 @@ def compiled_module(module: torch.nn.Module, options: Options) -> torch.nn.Modul
     state is shared."""
     made: torch.nn.Module = object.__new__(_compiled_class(type(module)))
     object.__setattr__(made, "__dict__", module.__dict__)
-    object.__setattr__(made, "_tracejit_dispatcher", Dispatcher(module, options))
+    object.__setattr__(made, "_tracejit_dispatcher", _new_dispatcher(module, options))
     return made
 
 
@@ -260,9 +263,3 @@ def dispatcher_of(function: Any) -> Dispatcher:
 def plain(function: Any) -> Any:
     """What was compiled: the function or module as it was."""
     return dispatcher_of(function).function
-
-
-def with_options(function: Any, **changes: Any) -> Any:
-    """The same function compiled anew with some options changed."""
-    dispatcher = dispatcher_of(function)
-    return wrap(dispatcher.function, replace(dispatcher.options, **changes))

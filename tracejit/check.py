@@ -80,7 +80,7 @@ class Check:
             yield from self.launches()
             self.asked = CALL
             yield from self.calls()
-        except Exception as error:
+        except Exception as error:  # of any type: the stage that raised it is at fault
             stage = error.stage if isinstance(error, StageFailed) else self.asked
             yield Checked(stage, "", 0.0, f"{type(error).__name__}: {error}")
 

@@ -5,46 +5,43 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracejit import compiler
 from tracejit.codegen.plan import place
-from tracejit.dispatch import Dispatcher, Entry, milliseconds
+from tracejit.compiler import StageFailed
+from tracejit.entry import Entry
 from tracejit.fuse.program import Decision, RunExtern, RunKernel
-from tracejit.ir.graph import Graph
-from tracejit.ir.text import show_type
+from tracejit.ir.graph import Graph, show_type
 from tracejit.runtime import cache, log, together
-from tracejit.runtime.bind import Bound, bind
-from tracejit.runtime.cache import Kernel, StoredPlan
+from tracejit.runtime.bind import bind
+from tracejit.runtime.cache import Kernel, Record, StoredPlan
 from tracejit.runtime.errors import CompilerWarning
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import function_key
-from tracejit.runtime.reasons import Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import Leaving
 from tracejit.trace.recording import Recording
 
+if TYPE_CHECKING:
+    from tracejit.dispatch import Dispatcher
 
-def complete(
-    dispatcher: Dispatcher, entry: Entry, recording: Recording, guards: GuardSet, choice: Choice
-) -> None:
+
+def complete(dispatcher: Dispatcher, entry: Entry, recording: Recording, choice: Choice) -> None:
     """Compile a recording, store the result, and give it to the entry. Never raises: a failure is
     the entry's."""
     start = time.perf_counter()
     store = cache.shared()
-    stages = compiler.Pipeline(
-        choice.target, dispatcher.options.numerics, title(dispatcher, choice)
-    )
-    dispatcher.traces = stages.history
+    stages = pipeline(dispatcher, choice.target)
     try:
-        stored = compiled(stages, recording, guards)
+        stored = compiled(stages, recording, entry.guards)
         entry.seconds["compile"] = time.perf_counter() - start
-        bound = keep(dispatcher, entry, store, stored, recording, guards, choice)
-        entry.become(bound, choice.offline)
+        record = keep(dispatcher, entry.guards, store, stored, recording, choice)
+        entry.become(bind(entry.guards, record, stored, choice), choice.offline)
     except Leaving:
         return
     except Exception as error:  # the user's program goes on, and hears of it once
-        fail(dispatcher, entry, stages, error)
+        fail(dispatcher, entry, error)
         return
     finally:
         show(stages)
@@ -52,8 +49,16 @@ def complete(
     log.say(
         log.CACHE,
         f"{dispatcher.name}: compiled for {choice.target}: {len(stored.kernels)} kernels, "
-        f"{milliseconds(entry, 'compile')}, stored and loaded {milliseconds(entry, 'total')}",
+        f"{entry.took('compile')}, stored and loaded {entry.took('total')}",
     )
+
+
+def pipeline(dispatcher: Dispatcher, target: str) -> compiler.Pipeline:
+    """The stages of one compilation; `last_traces` shows how far they came."""
+    title = f"{dispatcher.name} for {target}"
+    stages = compiler.Pipeline(target, dispatcher.options.numerics, title)
+    dispatcher.traces = stages.history
+    return stages
 
 
 def compiled(stages: compiler.Pipeline, recording: Recording, guards: GuardSet) -> StoredPlan:
@@ -91,46 +96,37 @@ def show_decisions(decisions: list[Decision]) -> None:
         log.say(log.FUSION, f"{verdict}: {decision.what}: {decision.reason}")
 
 
-def title(dispatcher: Dispatcher, choice: Choice) -> str:
-    """The first line of the plan's text."""
-    return f"{dispatcher.name} for {choice.target}"
-
-
 def keep(
     dispatcher: Dispatcher,
-    entry: Entry,
+    guards: GuardSet,
     store: cache.Cache,
     stored: StoredPlan,
     recording: Recording,
-    guards: GuardSet,
     choice: Choice,
-) -> Bound:
-    """Store plan and record, if the guards mean something to another process, and load the plan."""
-    data = {} if guards.process_local else guards.to_json()
+) -> Record:
+    """The record that leads to the plan; both are stored if the guards mean something to another
+    process."""
+    data = {} if guards.local is not None else guards.to_json()
     written = cache.make_record(data, recording.outputs, stored.key, dispatcher.name)
     numerics = dispatcher.options.numerics
     where = cache.environment(choice.target, numerics)
     if data and store.write_plan(stored, where):
         function = function_key(dispatcher.function, choice.target, numerics)
         store.write_record(function, written, where)
-    return bind(entry.check, guards, written, stored, choice)
+    return written
 
 
-def fail(dispatcher: Dispatcher, entry: Entry, stages: compiler.Pipeline, error: Exception) -> None:
+def fail(dispatcher: Dispatcher, entry: Entry, error: Exception) -> None:
     """Note a failed stage in the entry and warn, once per function and stage."""
-    stage: str = "load"
-    cause: BaseException = error
-    if isinstance(error, compiler.StageFailed):
-        stage, cause = error.stage, error.__cause__ or error
-    reason = Reason("compiler", f"{type(cause).__name__}: {cause}", stage)
-    entry.fail(reason, cause)
-    dispatcher.note(reason)
-    first = reason.text.partition("\n")[0]
+    failed = error if isinstance(error, StageFailed) else StageFailed("load", error)
+    entry.fail(failed.reason, failed.cause)
+    dispatcher.note(failed.reason)
+    first = failed.reason.text.partition("\n")[0]
     text = (
-        f"compiling {dispatcher.name} failed in stage {stage!r} ({first}); it keeps running "
+        f"compiling {dispatcher.name} failed in stage {failed.stage!r} ({first}); it keeps running "
         "eagerly. tracejit.last_traces(f) shows the program up to there"
     )
-    log.warn_once(text, CompilerWarning, f"{dispatcher.name} {stage}")
+    log.warn_once(text, CompilerWarning, f"{dispatcher.name} {failed.stage}")
 
 
 def graph_text(stages: compiler.Pipeline) -> str:

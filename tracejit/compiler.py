@@ -33,6 +33,7 @@ from tracejit.ir.products import open_products
 from tracejit.ir.split import split_reductions
 from tracejit.runtime import forks
 from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.reasons import Reason
 from tracejit.runtime.targets import is_gpu, kind_of
 from tracejit.runtime.worker import Leaving
 
@@ -60,11 +61,12 @@ class Stage:
 
 
 class StageFailed(Exception):
-    """A stage raised; `__cause__` is what it raised."""
+    """A stage raised `cause`."""
 
     def __init__(self, stage: str, cause: BaseException) -> None:
-        super().__init__(f"{stage}: {type(cause).__name__}: {cause}")
-        self.stage = stage
+        self.stage, self.cause = stage, cause
+        self.reason = Reason("compiler", f"{type(cause).__name__}: {cause}", stage)
+        super().__init__(f"{stage}: {self.reason.text}")
 
 
 @dataclass
@@ -169,7 +171,7 @@ class Pipeline:
             yield made.append
         except Leaving:
             raise
-        except Exception as error:
+        except Exception as error:  # of any type: it is told with its stage
             text = f"{type(error).__name__}: {error}"
             self.history.append(Stage(name, time.perf_counter() - start, str, text))
             raise StageFailed(name, error) from error

@@ -7,8 +7,6 @@ nothing that fits, the call runs eagerly and is recorded (tracejit.firstcall, im
 
 from __future__ import annotations
 
-import functools
-import opcode
 import os
 import threading
 import time
@@ -19,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tracejit.entry import Entry
 from tracejit.runtime import ambient, cache, forks, log, targets
-from tracejit.runtime.checker import Nobody
-from tracejit.runtime.checktext import MISS
+from tracejit.runtime.checker import Checker, Nobody
 from tracejit.runtime.config import config
-from tracejit.runtime.constants import encode
-from tracejit.runtime.ending import instead, running
+from tracejit.runtime.ending import MISS
 from tracejit.runtime.errors import BackendHint, CompilerError, CompilerWarning, RanEagerly
 from tracejit.runtime.identity import defined_at, describe, function_key
-from tracejit.runtime.plan import Leave, Run
-from tracejit.runtime.reasons import Reason
+from tracejit.runtime.plan import Leave
+from tracejit.runtime.reasons import Failure, Reason
+
+if TYPE_CHECKING:
+    from tracejit.compiler import Stage
+    from tracejit.split import Parts
 
 # What refuses a call as a whole, and says nothing about the calls in it.
 BY_PARTS = frozenset(
@@ -39,14 +40,11 @@ BY_PARTS = frozenset(
 OUTER = Reason("outer-tracer", "another tracer, mode or transform is active")
 BUSY = Reason("thread", "another call is being recorded just now")
 
-if TYPE_CHECKING:
-    from tracejit.runtime.bind import Bound
-    from tracejit.runtime.checker import Checker
-    from tracejit.runtime.guards import Failure, GuardSet
-    from tracejit.split import Parts
-
 MOST_REASONS = 50  # kept for explain
 MOST_ENTRIES = 8  # compiled entries of one function, and also refused signatures
+
+
+CompilePart = Callable[[Any], "tuple[Any, Dispatcher]"]
 
 
 @dataclass(frozen=True)
@@ -60,115 +58,20 @@ class Options:
     strict: bool = False
 
 
-class Entry:
-    """One compiled specialisation. `run` is None while it is compiled, for another machine, or
-    failed: see `reason`."""
-
-    __slots__ = (
-        "__weakref__",
-        "_run",
-        "because",
-        "bound",
-        "check",
-        "dispatcher",
-        "error",
-        "guards",
-        "raised",
-        "reason",
-        "seconds",
-        "source",
-        "tree",
-    )
-
-    def __init__(
-        self, dispatcher: Dispatcher, guards: GuardSet, check: Checker, source: str
-    ) -> None:
-        # No cycles: a compiled model dies with its last user.
-        self.dispatcher: Any = weakref.proxy(dispatcher)
-        self.guards, self.check = guards, check
-        guards.check = None
-        self.bound: Bound | None = None
-        self.run = None
-        self.reason: Reason | None = Reason("pending", "the program is being compiled")
-        self.error: BaseException | None = None
-        self.source = source  # "recorded" or "disk"
-        self.because: Failure | Reason | None = None  # why the entries before it did not do
-        # Entries with the same guards are the branches of one tree: the first one's number.
-        fellows = (n for n, e in enumerate(dispatcher.entries) if e.guards.alike(guards))
-        self.tree = next(fellows, len(dispatcher.entries))
-        self.seconds: dict[str, float] = {}
-        self.raised = 0  # calls whose plan raised
-
-    def become(self, bound: Bound, offline: bool) -> None:
-        """Take the loaded plan: from now on calls run it (unless it is for a machine that is not
-        here)."""
-        self.bound = bound
-        if offline:
-            self.reason = Reason("offline", f"compiled for {bound.target}, which is not here")
-        else:
-            self.run, self.reason = bound.plan.run, None
-
-    @property
-    def run(self) -> Run | None:
-        """The plan's function."""
-        return self._run
-
-    @run.setter
-    def run(self, run: Run | None) -> None:
-        """What calls do from now on once the guards hold: run the plan, or run eagerly."""
-        self._run = run
-        method = Dispatcher.wait_eagerly if run is None else Dispatcher.broken
-        then = functools.partial(method, self.dispatcher, weakref.proxy(self))
-        if run is None or self.bound is None:
-            self.check.end(instead(then))
-        else:
-            plan = self.bound.plan
-            shown = plan.shown if run is plan.run else None
-            self.check.end(running(run, self.bound.recipe, then, shown))
-
-    @property
-    def decisions(self) -> list[Any]:
-        """What the data decided when the call was recorded, in order: [the line, the outcome]."""
-        found: list[Any] = self.bound.plan.manifest["decisions"] if self.bound is not None else []
-        return found
-
-    def parts_from(self, entry: Entry, decision: tuple[int, Any]) -> bool:
-        """Whether a call that left `entry` at this decision would leave this entry's plan too: one
-        with the same guards, but for another outcome here or before. One that is being compiled may
-        be the one."""
-        if self.bound is None or self.tree != entry.tree:
-            return False
-        number, found = decision
-        mine, others = self.decisions[: number + 1], entry.decisions[:number]
-        return not mine or mine != [*others, [mine[-1][0], encode_number(found)]]
-
-    def catches(self, error: Exception, function: Any, args: Any, kwargs: Any) -> bool:
-        """Whether the program may have caught an error of the plan's as eager's own: some of its
-        code handles errors, and a plan raised so not too often."""
-        self.raised += 1
-        if self.raised > MOST_REASONS or not isinstance(error, (RuntimeError, IndexError)):
-            return False
-        values = self.guards.values(function, args, kwargs)
-        return isinstance(values, list) and any(map(handles_errors, values))
-
-    def fail(self, reason: Reason, error: BaseException | None) -> None:
-        """Calls with these guards run eagerly for this reason."""
-        self.reason, self.error = reason, error
-
-
 class Dispatcher:
     """The entries of one compiled function, and what to do when none fits."""
 
-    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+    def __init__(self, function: Callable[..., Any], options: Options, part: CompilePart) -> None:
         self.function = function
         self.options = options
+        self.part = part  # compiles what the function calls
         self.entries: tuple[Entry, ...] = ()
         self.first: Checker | type[Nobody] = Nobody  # of the entry that ran last
         self.refused: dict[Any, Reason] = {}  # signature of a call -> why it was not captured
         self.once: set[Any] = set()  # signatures of calls that had side effects once
         self.reasons: list[Reason] = []  # fallbacks so far, each once
         self.parts: Parts | None = None  # calls compiled on their own, if the whole runs eagerly
-        self.traces: list[Any] = []  # the program after each stage of the last compilation
+        self.traces: list[Stage] = []  # the program after each stage of the last compilation
         self.lock = forks.Lock(threading.Lock)  # not reentrant: a nested call runs eagerly
         _all.add(self)
 
@@ -233,7 +136,6 @@ class Dispatcher:
             self.note(Reason("raised", text))
             return result
         reason = Reason("compiler", text, "run")
-        entry.run = None
         entry.fail(reason, error)
         self.note(reason)
         if entry.source == "disk" and not isinstance(
@@ -313,13 +215,9 @@ class Dispatcher:
         if reason.kind not in BY_PARTS:
             return self.function
         if self.parts is None:
-            from tracejit.api import dispatcher_of, wrap_part
             from tracejit.split import Parts
 
-            self.parts = Parts(
-                functools.partial(wrap_part, options=self.options),
-                lambda compiled: dispatcher_of(compiled).helps,
-            )
+            self.parts = Parts(self.part)
         return self.parts.of(self.function) or self.function
 
     def miss(
@@ -347,10 +245,9 @@ class Dispatcher:
             return self.for_now(BUSY, args, kwargs)  # never wait for it
         try:
             if self.entries is seen:
-                because = left.reason if left is not None else self.failed_guard(args, kwargs)
-                if not self.search(choice, args, kwargs):
+                because = left.failure if left is not None else self.failed_guard(args, kwargs)
+                if not self.search(choice, because, args, kwargs):
                     return self.first_call(choice, signature, because, args, kwargs)
-                self.entries[-1].because = because
         finally:
             self.lock.release()
         return self(args, kwargs)  # there is a new entry
@@ -359,7 +256,7 @@ class Dispatcher:
         self,
         choice: targets.Choice,
         signature: Any,
-        because: Failure | Reason | None,
+        because: Failure | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
@@ -372,9 +269,15 @@ class Dispatcher:
 
         return firstcall.record(self, choice, signature, because, args, kwargs)
 
-    def search(self, choice: targets.Choice, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def search(
+        self,
+        choice: targets.Choice,
+        because: Failure | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> bool:
         """Make an entry of a stored plan whose guards hold on this call; False if there is none."""
-        from tracejit.runtime.bind import bind_record
+        from tracejit.runtime.bind import bind_record, guards_of
 
         store = cache.shared()
         start = time.perf_counter()
@@ -383,15 +286,15 @@ class Dispatcher:
         for record in store.records(key) if len(self.entries) < MOST_ENTRIES else ():
             if record.key in known:
                 continue
-            bound = bind_record(store, key, record, self.function, choice, args, kwargs)
-            if bound is None:
+            guards = guards_of(store, key, record, self.function, args, kwargs)
+            if guards is None or (bound := bind_record(store, key, record, guards, choice)) is None:
                 continue
-            entry = Entry(self, bound.guards, bound.check, "disk")
+            entry = Entry(self, guards, "disk", because)
             entry.become(bound, choice.offline)
             entry.seconds["load"] = time.perf_counter() - start
             self.entries = (*self.entries, entry)
-            took = milliseconds(entry, "load")
-            log.say(log.CACHE, f"{self.name}: plan {bound.key[:12]} from disk in {took}")
+            say = f"{self.name}: plan {bound.stored.key[:12]} from disk in {entry.took('load')}"
+            log.say(log.CACHE, say)
             return True
         return False
 
@@ -399,8 +302,8 @@ class Dispatcher:
         """The first guard of the newest entry that fails on this call; None if there is none."""
         if not self.entries:
             return None
-        found = self.entries[-1].guards.evaluate(self.function, args, kwargs)
-        return None if isinstance(found, tuple) else found
+        found = self.entries[-1].guards.values(self.function, args, kwargs)
+        return found if isinstance(found, Failure) else None
 
     def too_many(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason:
         """Why the function is not compiled for yet another kind of call."""
@@ -422,29 +325,6 @@ def foreign_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason | No
 
 
 PLAIN_TENSORS = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
-
-
-def handles_errors(function: Any) -> bool:
-    """Whether a function has an `except`, or a `with` that may be one."""
-    code = getattr(function, "__code__", None)
-    return code is not None and not HANDLERS.isdisjoint(code.co_code[::2])
-
-
-HANDLERS = {
-    opcode.opmap[name]
-    for name in ("POP_EXCEPT", "CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH", "WITH_EXCEPT_START")
-    if name in opcode.opmap
-}
-
-
-def encode_number(found: Any) -> Any:
-    """A decision's outcome as the manifest has it."""
-    return found if isinstance(found, list) else encode(found)
-
-
-def milliseconds(entry: Entry, what: str) -> str:
-    """A time of the entry, for the log."""
-    return f"{entry.seconds[what] * 1e3:.1f} ms"
 
 
 def signature_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

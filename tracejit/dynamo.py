@@ -51,7 +51,7 @@ def backend(
         return _lowered(graph, inputs, wrap)
     except private.dynamo_exception():  # how parts of Dynamo talk to each other
         raise
-    except Exception as error:
+    except Exception as error:  # AOTAutograd's, of any type: the graph runs eagerly
         return _eager(graph, error, bool(options and options.get("strict")))
 
 

@@ -8,70 +8,70 @@ it.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tracejit.dispatch import Dispatcher, Entry, milliseconds
+from tracejit.entry import Entry
 from tracejit.runtime import forks, log
 from tracejit.runtime.errors import RanEagerly
-from tracejit.runtime.reasons import Reason
+from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import worker
-from tracejit.trace.observe import Observer
-from tracejit.trace.recorder import record as record_calls
+from tracejit.trace.recorder import observed
+from tracejit.trace.recording import Recording
+
+if TYPE_CHECKING:
+    from tracejit.dispatch import Dispatcher
 
 
 def record(
     dispatcher: Dispatcher,
     choice: Choice,
     signature: Any,
-    because: Any,
+    because: Failure | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
     """Run and record the call, under the dispatcher's lock; `because` of what none of the entries
-    does. Gives the call's own result, or raises
-    its own error."""
+    does. Gives the call's own result, or raises its own error."""
     start = time.perf_counter()
-    observer = Observer(dispatcher.function, args, kwargs)
-    result, recording = record_calls(dispatcher.function, args, kwargs, observer=observer)
-    refused = recording.refused
-    if refused is None and recording.graph is not None:
-        guards = observer.finish(recording)
-    else:
-        observer.release()
-        guards = refused or Reason("op", "nothing was recorded")
-    seconds = {"record": time.perf_counter() - start}
+    result, recording, guards = observed(dispatcher.function, args, kwargs)
     if isinstance(guards, Reason):
-        guards = dispatcher.placed(guards)
-        if dispatcher.is_lasting(guards, signature):
-            dispatcher.refused[signature] = guards
-        dispatcher.note(guards)
-        if dispatcher.strict:
-            raise RanEagerly(name=dispatcher.name, reason=guards)
+        refuse(dispatcher, signature, guards)
         return result
-    check = guards.check or guards.compile(dispatcher.function)
-    entry = Entry(dispatcher, guards, check, "recorded")
-    entry.seconds.update(seconds)
-    entry.because = because
-    log.say(
-        log.CACHE,
-        f"{dispatcher.name}: recorded {recording.calls} calls in {milliseconds(entry, 'record')}",
-    )
+    entry = Entry(dispatcher, guards, "recorded", because)
+    entry.seconds["record"] = time.perf_counter() - start
+    took = entry.took("record")
+    log.say(log.CACHE, f"{dispatcher.name}: recorded {recording.calls} calls in {took}")
     dispatcher.entries = (*dispatcher.entries, entry)
+    compile(dispatcher, entry, recording, choice)
+    return result
+
+
+def refuse(dispatcher: Dispatcher, signature: Any, reason: Reason) -> None:
+    """Note why a call was not captured. Raises RanEagerly under strict."""
+    reason = dispatcher.placed(reason)
+    if dispatcher.is_lasting(reason, signature):
+        dispatcher.refused[signature] = reason
+    dispatcher.note(reason)
+    if dispatcher.strict:
+        raise RanEagerly(name=dispatcher.name, reason=reason)
+
+
+def compile(dispatcher: Dispatcher, entry: Entry, recording: Recording, choice: Choice) -> None:
+    """Compile what was recorded, soon or at once. Raises CompilerError under strict."""
 
     def job() -> None:
         with forks.gate:  # a child could not finish an import under way
             from tracejit import compilation
-        compilation.complete(dispatcher, entry, recording, guards, choice)
+        compilation.complete(dispatcher, entry, recording, choice)
 
-    if dispatcher.options.wait:
-        try:
-            job()
-        except BaseException:  # Ctrl-C: the next call begins anew
-            dispatcher.entries = tuple(e for e in dispatcher.entries if e is not entry)
-            raise
-        if entry.error is not None and dispatcher.strict:
-            raise dispatcher.failure(entry)
-    else:
+    if not dispatcher.options.wait:
         worker.submit(job)
-    return result
+        return
+    try:
+        job()
+    except BaseException:  # Ctrl-C: the next call begins anew
+        dispatcher.entries = tuple(e for e in dispatcher.entries if e is not entry)
+        raise
+    if entry.error is not None and dispatcher.strict:
+        raise dispatcher.failure(entry)

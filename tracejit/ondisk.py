@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracejit.report import EntryReport, Explanation, guard_fields
+from tracejit.report import EntryReport, Explanation, guard_fields, plan_fields
 from tracejit.runtime import cache
+from tracejit.runtime.files import Damaged, Item
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import describe, first_code, named_key
-from tracejit.runtime.store import Damaged, File, Item
+from tracejit.runtime.upkeep import File
 from tracejit.runtime.words import plural
 
 NUMERICS = ("eager", "fast")
@@ -64,25 +65,14 @@ def _report(file: File, now: bool) -> EntryReport | None:
             name: cache.kernel_from(kernel, store.inspect("kernels", kernel))
             for name, kernel in item.fields["kernels"].items()
         }
+        stored = cache.plan_from(record.plan, item, kernels)
         guards = GuardSet.from_json(record.guards)
         program = cache.report_from(item)
     except (OSError, KeyError, TypeError, ValueError):
         return None
-    target = item.fields["manifest"].get("title", "").rpartition(" for ")[2]
-    hits = store.hits(file.key)
-    notes = f"{plural(hits, 'process')} started with it"
+    target = stored.manifest.get("title", "").rpartition(" for ")[2]
+    fields = {**plan_fields(stored, key), **guard_fields(guards)}
+    notes = f"{plural(fields['hits'], 'process')} started with it"
     notes += "" if now else "; of other code or another version, so that no call reaches it now"
-    return EntryReport(
-        source="stored",
-        state=f"plan {record.plan[:12]} for {target} ({notes})",
-        target=target,
-        plan=record.plan,
-        record=key,
-        program=program,
-        manifest=item.fields["manifest"],
-        plan_text=item.text("plan.py"),
-        kernels=kernels,
-        graph=item.parts.get("graph.txt", b"").decode(),
-        hits=hits,
-        **guard_fields(guards),
-    )
+    state = f"plan {record.plan[:12]} for {target} ({notes})"
+    return EntryReport("stored", state, target, program=program, **fields)

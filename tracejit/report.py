@@ -5,31 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracejit import reporttext
 from tracejit.api import dispatcher_of
-from tracejit.dispatch import Dispatcher, Entry
+from tracejit.dispatch import Dispatcher
+from tracejit.entry import Entry
 from tracejit.runtime import cache, sharing
 from tracejit.runtime.bind import Bound
-from tracejit.runtime.cache import Kernel
-from tracejit.runtime.guards import Failure, GuardSet
+from tracejit.runtime.cache import Kernel, StoredPlan
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import KINDS, Reason
 from tracejit.runtime.worker import worker
 from tracejit.sentences import sentences
 
-
-@dataclass(frozen=True)
-class Trace:
-    """The program after one stage of the compiler: the stage's name, its seconds, the program as
-    text."""
-
-    name: str
-    seconds: float
-    text: str
-
-    def __str__(self) -> str:
-        return f"# {self.name} ({self.seconds * 1e3:.1f} ms)\n{self.text}"
+if TYPE_CHECKING:
+    from tracejit.compiler import Stage
 
 
 @dataclass(frozen=True)
@@ -208,46 +199,23 @@ def _explained(dispatcher: Dispatcher) -> Explanation:
     return Explanation(
         dispatcher.name,
         dispatcher.options.backend,
-        [_entry_report(entry, dispatcher) for entry in dispatcher.entries],
+        [_entry_report(entry) for entry in dispatcher.entries],
         list(dispatcher.reasons),
         _recompiled(dispatcher),
-        [_explained(dispatcher_of(compiled)) for _, compiled in made],
+        [_explained(part.dispatcher) for part in made],
     )
 
 
 def _recompiled(dispatcher: Dispatcher) -> list[Recompile]:
     """Why each entry after the first was needed."""
-    found = []
-    for number, entry in enumerate(dispatcher.entries):
-        because = entry.because
-        if isinstance(because, Reason):
-            now, _, was = because.text.partition(", recorded was ")
-            now = now.partition(" is ")[2] or now
-            found.append(Recompile(number, because.place, "data", was, now))
-        elif because is not None:
-            sets = [other.guards for other in reversed(dispatcher.entries[:number])]
-            checks = (check for guards in sets if (check := _check_of(because, guards)))
-            check = next(checks, "")
-            found.append(Recompile(number, because.path, check, because.expected, because.found))
-    return found
+    return [
+        Recompile(number, why.path, why.check, why.expected, why.found)
+        for number, entry in enumerate(dispatcher.entries)
+        if (why := entry.because) is not None
+    ]
 
 
-def _check_of(missed: Failure, guards: GuardSet) -> str:
-    """The check that failed, if it can be one of these guards'."""
-    if 0 <= missed.node < len(guards.nodes):
-        same = (
-            guards.path(missed.node) in missed.path or guards.nodes[missed.node].check == "kwargs"
-        )
-        return guards.nodes[missed.node].check if same else ""
-    if missed.path in guards.state:
-        return "state"
-    words = {"version of": "version", "sharing of": "sharing"}
-    return next(
-        (check for start, check in words.items() if missed.path.startswith(start)), "distinct"
-    )
-
-
-def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
+def _entry_report(entry: Entry) -> EntryReport:
     bound = entry.bound
     if bound is None:
         return EntryReport(entry.source, str(entry.reason), seconds=dict(entry.seconds))
@@ -255,19 +223,26 @@ def _entry_report(entry: Entry, dispatcher: Dispatcher) -> EntryReport:
         source=entry.source,
         state=_state(entry, bound),
         target=bound.target,
-        plan=bound.key,
-        record=bound.record,
         seconds=dict(entry.seconds),
-        program=dict(bound.report) or cache.shared().read_report(bound.key),
-        manifest=bound.plan.manifest,
-        plan_text=bound.plan.text,
-        kernels=bound.kernels,
-        graph=_graph(entry, bound, dispatcher),
+        program=bound.stored.report or cache.shared().read_report(bound.stored.key),
         tree=entry.tree,
         decisions=entry.decisions,
-        hits=cache.shared().store.hits(bound.record),
-        **guard_fields(bound.guards),
+        **plan_fields(bound.stored, bound.record),
+        **guard_fields(entry.guards),
     )
+
+
+def plan_fields(stored: StoredPlan, record: str) -> dict[str, Any]:
+    """What an entry says of its plan."""
+    return {
+        "plan": stored.key,
+        "record": record,
+        "manifest": stored.manifest,
+        "plan_text": stored.text,
+        "kernels": stored.kernels,
+        "graph": stored.graph,
+        "hits": cache.shared().store.hits(record),
+    }
 
 
 def guard_fields(found: GuardSet) -> dict[str, Any]:
@@ -281,36 +256,22 @@ def guard_fields(found: GuardSet) -> dict[str, Any]:
     }
 
 
-def _graph(entry: Entry, bound: Bound, dispatcher: Dispatcher) -> str:
-    """The entry's graphs as text: from disk, else from the last compilation if it was this one."""
-    stored = stored_graph(bound.key)
-    recorded = [each for each in dispatcher.entries if each.source == "recorded"]
-    if stored or not recorded or recorded[-1] is not entry:
-        return stored
-    texts = [stage.text for stage in dispatcher.traces if stage.text.startswith("graph(")]
-    return "\n".join(dict.fromkeys((texts[0], texts[-1]))) if texts else ""
-
-
-def stored_graph(plan: str) -> str:
-    """The graphs in a plan's file; "" if it has none."""
-    item = cache.shared().store.read("plans", plan)
-    return item.text("graph.txt") if item is not None and "graph.txt" in item.parts else ""
-
-
 def _state(entry: Entry, bound: Bound) -> str:
     """Which plan the entry has, and what is special about it."""
     notes = [str(entry.reason)] if entry.reason is not None else []
-    if bound.guards.process_local:
+    if entry.guards.local is not None:
         notes.append("for this process only: a guard holds an object that no path reaches")
-    return f"plan {bound.key[:12]} for {bound.target}" + "".join(f" ({note})" for note in notes)
+    return f"plan {bound.stored.key[:12]} for {bound.target}" + "".join(
+        f" ({note})" for note in notes
+    )
 
 
-def last_traces(function: Any) -> list[Trace]:
+def last_traces(function: Any) -> list[Stage]:
     """The program after each stage of the function's last compilation in this process, also of one
-    that failed.
+    that failed: the stage's `name`, its `seconds`, the program as `text`.
 
     A plan that was found on disk was not compiled here: the list is empty.
     """
-    dispatcher: Dispatcher = dispatcher_of(function)
+    dispatcher = dispatcher_of(function)
     worker.drain()
-    return [Trace(stage.name, stage.seconds, stage.text) for stage in dispatcher.traces]
+    return list(dispatcher.traces)

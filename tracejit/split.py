@@ -18,13 +18,16 @@ import textwrap
 import weakref
 from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from tracejit.runtime import state
+from tracejit.runtime import private, state
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.paths import STEPS, instance_dict
+
+if TYPE_CHECKING:
+    from tracejit.dispatch import Dispatcher
 
 PICK = "_tracejit_pick"
 # Functions that look at the frame that calls them.
@@ -35,13 +38,21 @@ _FUTURES = functools.reduce(
 )
 
 
-class Parts:
-    """What one function's calls are compiled into. `wrap` compiles what is called; `helps` says
-    whether something compiled does more than run eagerly."""
+class Part(NamedTuple):
+    """What is called, and that compiled."""
 
-    def __init__(self, wrap: Callable[[Any], Any], helps: Callable[[Any], bool]) -> None:
-        self.wrap, self.helps = wrap, helps
-        self.made: dict[Any, tuple[Any, Any]] = {}  # by identity: what is called, and compiled
+    called: Any
+    compiled: Any
+    dispatcher: Dispatcher
+
+
+class Parts:
+    """What one function's calls are compiled into. `wrap` compiles what is called, and gives also
+    what knows whether that does more than run eagerly."""
+
+    def __init__(self, wrap: Callable[[Any], tuple[Any, Dispatcher]]) -> None:
+        self.wrap = wrap
+        self.made: dict[Any, Part] = {}  # by the identity of what is called
         self.functions: weakref.WeakKeyDictionary[FunctionType, Split | None]
         self.functions = weakref.WeakKeyDictionary()
 
@@ -73,8 +84,8 @@ class Parts:
         if known is None:
             if len(self.made) >= MOST_PARTS:
                 return called
-            known = self.made[key] = called, self.wrap(called)
-        return known[1] if self.helps(known[1]) else called
+            known = self.made[key] = Part(called, *self.wrap(called))
+        return known.compiled if known.dispatcher.helps else called
 
 
 def _is_part(called: Any, caller: FunctionType) -> bool:
@@ -101,8 +112,8 @@ def _closes_over(function: FunctionType, value: Any) -> bool:
 def _has_hooks(module: torch.nn.Module) -> bool:
     """Whether a call of a module runs more than its forward."""
     plain = type(module).__call__ is torch.nn.Module.__call__
-    own = any(instance_dict(module).get(name) for name in state.HOOKS)
-    return not plain or own or state.global_hooks() > 0 or module._compiled_call_impl is not None
+    own = any(instance_dict(module).get(name) for name in private.HOOKS)
+    return not plain or own or state.global_hooks() > 0 or private.is_compiled_module(module)
 
 
 class Split:

@@ -5,6 +5,7 @@ Nothing but the level's instruction set enters the code, so it runs on every CPU
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 import threading
@@ -66,9 +67,25 @@ def compile_text(text: str, level: Level, assembly: bool = False) -> tuple[bytes
     options.loop_unrolling = False
     passes = llvm.create_pass_builder(machine, options)
     manager = _few_passes(llvm) if f"; {UNROLLED}\n" in text else passes.getModulePassManager()
-    private.run_llvm_passes(manager, module, passes)
-    code = private.emit_llvm_object(machine, module)
+    private.without_lock("LLVMPY_RunNewModulePassManager")(manager, module, passes)
+    code = emit(machine, module)
     return code, machine.emit_assembly(module) if assembly else ""
+
+
+def emit(machine: Any, module: Any) -> bytes:
+    """`machine.emit_object(module)` without llvmlite's lock."""
+    from llvmlite.binding import ffi
+
+    make = private.without_lock("LLVMPY_TargetMachineEmitToMemory")
+    with ffi.OutputString() as problem:
+        buffer = make(machine, module, 1, problem)
+        if not buffer:
+            raise RuntimeError(str(problem))
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return ctypes.string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
 
 
 def _few_passes(llvm: Any) -> Any:

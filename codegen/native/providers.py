@@ -17,7 +17,7 @@ from tracejit.codegen.native.trials import Call, Tensors, Trial, Wanted, trial
 from tracejit.ir.dtypes import HALVES
 from tracejit.ir.products import GENERATED, LIBRARY
 from tracejit.runtime import cache, cpu, log, upkeep
-from tracejit.runtime.store import Item, digest
+from tracejit.runtime.files import Item, digest
 
 Times = dict[str, float]  # provider -> microseconds
 

@@ -77,7 +77,7 @@ def compile_once(source: KernelSource, target: str) -> Binary:
             options,
         )
         made = _run(stages, module, metadata, kind, arch)
-    except Exception as problem:
+    except Exception as problem:  # Triton's or LLVM's, of any type
         raise CannotCompile(f"{source.name} for {target}: {problem}\n{source.text}") from problem
     return _binary(made, metadata, kind)
 

@@ -6,43 +6,36 @@ it is first used.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from importlib import import_module
 
-from tracejit.runtime.devices.base import Device, Launchable
+from tracejit.runtime.devices.base import Launchable
 from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.targets import kind_of
 
-# Kind of target -> module and class. Nothing of it is imported here: triton is not needed until a
-# kernel is loaded.
-DEVICES: dict[str, tuple[str, str]] = {
-    "cuda": ("tracejit.runtime.devices.triton_gpu", "TritonGPU"),
-    "hip": ("tracejit.runtime.devices.triton_gpu", "TritonGPU"),
-    "interpret": ("tracejit.runtime.devices.interpret", "Interpreter"),
-    "reference": ("tracejit.runtime.devices.reference", "Reference"),
-    "native": ("tracejit.runtime.devices.native", "Native"),
+# Kind of target -> the module whose `load` makes kernels for it callable. Nothing of it is imported
+# here: triton is not needed until a kernel is loaded.
+DEVICES: dict[str, str] = {
+    "cuda": "tracejit.runtime.devices.triton_gpu",
+    "hip": "tracejit.runtime.devices.triton_gpu",
+    "interpret": "tracejit.runtime.devices.interpret",
+    "reference": "tracejit.runtime.devices.reference",
+    "native": "tracejit.runtime.devices.native",
 }
+Load = Callable[[KernelSource, Binary | None], Launchable]
 
 
-@functools.cache
-def device_for(kind: str) -> Device:
-    """The device for a kind of target ("cuda" of "cuda:90"). ValueError for an unknown one."""
+def load_for(kind: str) -> Load:
+    """`load` for a kind of target ("cuda" of "cuda:90"). ValueError for an unknown one."""
     if kind not in DEVICES:
         raise ValueError(f"no device runs target {kind!r}; known are {', '.join(DEVICES)}")
-    module, name = DEVICES[kind]
-    device: Device = getattr(import_module(module), name)()
-    return device
+    found: Load = import_module(DEVICES[kind]).load
+    return found
 
 
 def load(source: KernelSource, binary: Binary | None = None) -> Launchable:
-    """A kernel as a function of tensors. GPUs need the binary; the others run the source's text."""
+    """A kernel as a function of tensors. GPUs and the native CPU need the binary; the others run
+    the source's text."""
     if binary is not None and binary.compiled is not None:
         source = binary.compiled  # the compiler settled for other tiles than those asked for
-    return device_for(source.target.split(":")[0]).load(source, binary)
-
-
-def synchronize(target: str) -> None:
-    """Wait until what was launched for `target` is done."""
-    device_for(target.split(":")[0]).synchronize()
-
-
-__all__ = ["DEVICES", "Device", "Launchable", "device_for", "load", "synchronize"]
+    return load_for(kind_of(source.target))(source, binary)

@@ -1,33 +1,17 @@
-"""What a device offers, and what is common to those that run a kernel's text."""
+"""What is common to the devices."""
 
 from __future__ import annotations
 
 import linecache
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from tracejit.runtime.kernel import Binary, KernelSource
+from tracejit.runtime.kernel import KernelSource
 
-
-class Launchable(Protocol):
-    """A loaded kernel."""
-
-    def __call__(self, *tensors: torch.Tensor) -> None:
-        """Run on these tensors, one for each parameter in order; outputs are written in place."""
-        ...
-
-
-class Device(Protocol):
-    """One kind of place where kernels run."""
-
-    def load(self, source: KernelSource, binary: Binary | None) -> Launchable:
-        """Make a kernel callable. ValueError if the device needs a binary and there is none."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait until what was launched is done."""
-        ...
+# A loaded kernel: takes one tensor for each parameter, in order; outputs are written in place.
+Launchable = Callable[..., None]
 
 
 def execute(source: KernelSource) -> dict[str, Any]:

@@ -23,15 +23,9 @@ from tracejit.runtime.forks import gate
 from tracejit.runtime.kernel import Binary, KernelSource
 
 
-class Interpreter:
-    """The device "interpret"."""
-
-    def load(self, source: KernelSource, binary: Binary | None = None) -> Launchable:
-        """The kernel, run from its text; a binary is not looked at."""
-        return Interpreted(source)
-
-    def synchronize(self) -> None:
-        """Nothing runs on."""
+def load(source: KernelSource, binary: Binary | None) -> Launchable:
+    """The kernel, run from its text; a binary is not looked at."""
+    return Interpreted(source)
 
 
 class Interpreted:
@@ -81,17 +75,49 @@ def interpreting() -> Iterator[Any]:
     interpreter = private.triton_interpreter()
     semantic = rounding_semantic()
     with gate, private.triton_language, np.errstate(all="ignore"):
-        apply, restore = private.triton_patches(semantic)
+        apply, restore = patches(semantic)
         before = interpreter.interpreter_semantic
         interpreter.interpreter_semantic = semantic
-        private.put_back(apply)
+        put_back(apply)
         changed = replace_combining()
         try:
             yield semantic.builder
         finally:
-            private.put_back(changed)
-            private.put_back(restore)
+            put_back(changed)
+            put_back(restore)
             interpreter.interpreter_semantic = before
+
+
+@functools.cache
+def patches(semantic: Any) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, str, Any]]]:
+    """What interpreting with this semantic changes in `triton.language`: (object, attribute, value)
+    to apply, and to put back.
+
+    Found by letting the interpreter patch it once and comparing, because that takes milliseconds
+    and setting the attributes microseconds. A missing attribute is put back as `patches`.
+    """
+    import triton.language as tl
+
+    core = (tl.core, tl.math, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base, tl.condition)
+    before = [(place, dict(vars(place))) for place in (tl, *core)]
+    private.patch_triton_language(semantic)
+    apply, restore = [], []
+    for place, old in before:
+        for name, value in vars(place).items():
+            if name not in old or old[name] is not value:
+                apply.append((place, name, value))
+                restore.append((place, name, old.get(name, patches)))
+    put_back(restore)
+    return apply, restore
+
+
+def put_back(changes: list[tuple[Any, str, Any]]) -> None:
+    """Set attributes, or delete those whose value says that there was none."""
+    for place, name, value in changes:
+        if value is patches:
+            delattr(place, name)
+        else:
+            setattr(place, name, value)
 
 
 def replace_combining() -> list[tuple[Any, str, Any]]:
@@ -116,7 +142,7 @@ def rounding_semantic() -> Any:
     interpreter = private.triton_interpreter()
     base: Any = interpreter.InterpreterBuilder
 
-    class Builder(base):  # type: ignore[misc]
+    class Builder(base):  # type: ignore[misc]  # Triton has no types
         options: Any
 
         def __init__(self) -> None:

@@ -25,40 +25,32 @@ TENSOR_ADDRESS = "tensor_address"  # void *(PyObject *tensor)
 UNDEFINED = ("PyLong_AsVoidPtr", "Py_IncRef", "_Py_NoneStruct", TENSOR_ADDRESS)
 
 
-class Native:
-    """The device "native"."""
-
-    def load(self, source: KernelSource, binary: Binary | None) -> Launchable:
-        """The kernel from its object code. Raises ValueError without it, OSError for a function
-        that this process lacks."""
-        if binary is None:
-            raise ValueError(f"{source.name} has no object code for {source.target}")
-        if source.grid == 0:
-            return _nothing
-        run = entry(source.name, binary.code, tuple(binary.metadata["symbols"]))
-        scratch = source.constants.get("scratch", 0)
-        return Arena(run, scratch).using if scratch else run
-
-    def synchronize(self) -> None:
-        """A kernel is done when its call returns."""
+def load(source: KernelSource, binary: Binary | None) -> Launchable:
+    """The kernel from its object code. Raises ValueError without it, OSError for a function that
+    this process lacks."""
+    if binary is None:
+        raise ValueError(f"{source.name} has no object code for {source.target}")
+    if source.grid == 0:
+        return _nothing
+    run = entry(source.name, binary.code, tuple(binary.metadata["symbols"]))
+    scratch = source.constants.get("scratch", 0)
+    return _with_memory(run, scratch) if scratch else run
 
 
-class Arena:
-    """Memory that a kernel needs while it runs, kept from call to call; as many pieces as calls at
-    once."""
+def _with_memory(run: Callable[..., None], size: int) -> Launchable:
+    """A kernel that needs memory while it runs: a piece, aligned to 64 bytes, whose address is the
+    last argument. Pieces are kept from call to call, as many as calls at once."""
+    free: list[torch.Tensor] = []
 
-    def __init__(self, run: Callable[..., None], size: int) -> None:
-        self.run, self.size = run, size
-        self.free: list[torch.Tensor] = []
-
-    def using(self, *tensors: torch.Tensor) -> None:
-        """Call with the address of a piece, aligned to 64 bytes, as the last argument."""
+    def using(*tensors: torch.Tensor) -> None:
         try:
-            piece = self.free.pop()  # one step, so that threads do not get the same
+            piece = free.pop()  # one step, so that threads do not get the same
         except IndexError:
-            piece = torch.empty(self.size, dtype=torch.uint8, device="cpu")
-        self.run(*tensors, piece.data_ptr())
-        self.free.append(piece)
+            piece = torch.empty(size, dtype=torch.uint8, device="cpu")
+        run(*tensors, piece.data_ptr())
+        free.append(piece)
+
+    return using
 
 
 def _nothing(*tensors: torch.Tensor) -> None:
@@ -77,9 +69,9 @@ def entry(name: str, code: bytes, symbols: tuple[str, ...]) -> Callable[..., Non
     if not address:
         raise ValueError(f"the object code has no function {name}")
     definition = _Definition(name.encode(), address, METH_FASTCALL, None)
-    function = _new_function()(ctypes.byref(definition), None, None)
+    function: Callable[..., Any] = _new_function()(ctypes.byref(definition), None, None)
     _alive[id(function)] = (engine, definition, function)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _by_llvm(code: bytes, symbols: tuple[str, ...]) -> Any:

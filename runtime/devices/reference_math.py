@@ -33,7 +33,7 @@ def load(
     """The elements at `index`; 0 where the mask is false."""
     if mask is None:
         return flat(buffer)[index]
-    index, mask = torch.broadcast_tensors(index, mask)  # type: ignore[no-untyped-call]
+    index, mask = torch.broadcast_tensors(index, mask)
     if flat(buffer).numel() == 0:
         return torch.zeros(index.shape, dtype=buffer.dtype, device=buffer.device)
     values = flat(buffer)[torch.where(mask, index, 0)]
@@ -48,7 +48,7 @@ def store(
 ) -> None:
     """Write `value`, broadcast, at `index`; nothing where the mask is false."""
     if mask is not None:
-        index, value, mask = torch.broadcast_tensors(index, value, mask)  # type: ignore[no-untyped-call]
+        index, value, mask = torch.broadcast_tensors(index, value, mask)
         index, value = index[mask], value[mask]
     dimensions = max(index.dim(), value.dim())
     value = value.reshape([1] * (dimensions - value.dim()) + list(value.shape))

@@ -22,18 +22,11 @@ from tracejit.runtime.kernel import Binary, KernelSource
 ALIGNED = 16  # bytes that the machine code assumes of every pointer in `divisible`
 
 
-class TritonGPU:
-    """The devices "cuda" and "hip"."""
-
-    def load(self, source: KernelSource, binary: Binary | None) -> Launchable:
-        """The kernel from its machine code. Raises ValueError without it."""
-        if binary is None:
-            raise ValueError(f"{source.name} has no machine code for {source.target}")
-        return GPUKernel(source, binary)
-
-    def synchronize(self) -> None:
-        """Wait for the current device."""
-        torch.cuda.synchronize()
+def load(source: KernelSource, binary: Binary | None) -> Launchable:
+    """The kernel from its machine code. Raises ValueError without it."""
+    if binary is None:
+        raise ValueError(f"{source.name} has no machine code for {source.target}")
+    return GPUKernel(source, binary)
 
 
 class GPUKernel:

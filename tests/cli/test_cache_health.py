@@ -27,7 +27,8 @@ from tests.cli.caches import (
 from tracejit.cli.cache import audit, health
 from tracejit.cli.cache.index import opened
 from tracejit.runtime.config import config
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import Item
+from tracejit.runtime.store import Store
 
 
 @pytest.fixture(scope="module")

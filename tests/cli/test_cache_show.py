@@ -28,8 +28,9 @@ from tracejit.cli.cache import show
 from tracejit.cli.cache.describe import item_size
 from tracejit.cli.cache.index import opened
 from tracejit.runtime.cache import Cache, Kernel, StoredPlan
+from tracejit.runtime.files import Item
 from tracejit.runtime.kernel import Binary
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.store import Store
 
 
 @pytest.fixture(scope="module")

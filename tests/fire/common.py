@@ -27,7 +27,8 @@ from tests.fire.programs import right, softmax
 from tracejit.runtime import cache, log
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import CacheWarning
-from tracejit.runtime.store import KINDS, Store
+from tracejit.runtime.store import Store
+from tracejit.runtime.upkeep import KINDS
 
 PRELOAD = ["pytest", "torch", "tracejit.firstcall", "tracejit.codegen.triton.offline", "triton"]
 context = multiprocessing.get_context("forkserver")

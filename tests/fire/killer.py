@@ -21,7 +21,9 @@ from pathlib import Path
 from tests.fire.steps import died, fork, killed_at_each_step
 from tracejit.runtime import log
 from tracejit.runtime.claims import Claims
-from tracejit.runtime.store import KINDS, Item, Store
+from tracejit.runtime.files import Item
+from tracejit.runtime.store import Store
+from tracejit.runtime.upkeep import KINDS
 
 OLD = Item({"n": 1}, {"binary": bytes(3000), "text": b"old"})
 NEW = Item({"n": 2}, {"binary": bytes(range(256)) * 20, "text": b"new"})

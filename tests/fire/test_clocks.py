@@ -14,8 +14,8 @@ import pytest
 
 from tests.fire.common import as_new_process, assert_sound, silent
 from tests.fire.programs import chain, right, softmax
-from tracejit.runtime.files import HOST, temporary_name
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import HOST, Item, temporary_name
+from tracejit.runtime.store import Store
 
 DAY = 86400.0
 YEARS = 10 * 365 * DAY

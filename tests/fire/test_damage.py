@@ -17,7 +17,9 @@ import pytest
 from tests.fire.common import as_new_process, assert_sound, entries, named, silent
 from tests.fire.programs import block, chain, right, softmax
 from tracejit.runtime.errors import CacheWarning, TracejitWarning
-from tracejit.runtime.store import KINDS, Damaged, Item, Store
+from tracejit.runtime.files import Damaged, Item
+from tracejit.runtime.store import Store
+from tracejit.runtime.upkeep import KINDS
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import torch
 from tests.fire.common import as_new_process, assert_healed, assert_whole, on_a_mount
 from tests.fire.disks import Refusing, mounted, own_mounts, warned
 from tests.fire.programs import right, softmax
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import Item
+from tracejit.runtime.store import Store
 
 
 @pytest.fixture(autouse=True)

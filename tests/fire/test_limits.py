@@ -14,7 +14,8 @@ import torch
 from tests.fire.common import Child, as_new_process, assert_sound, assert_whole, silent
 from tests.fire.programs import chain, right, softmax
 from tracejit.runtime.config import config
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import Item
+from tracejit.runtime.store import Store
 
 LIMIT = 150_000
 

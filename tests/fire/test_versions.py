@@ -13,7 +13,8 @@ from tests.fire.common import as_new_process, assert_whole, entries, silent
 from tests.fire.disks import tree
 from tests.fire.programs import chain, right, softmax
 from tracejit.runtime import cache, files
-from tracejit.runtime.store import Item, OtherFormat, Store
+from tracejit.runtime.files import Item, OtherFormat
+from tracejit.runtime.store import Store
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

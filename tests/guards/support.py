@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from tracejit.runtime.guards import Failure, GuardSet
-from tracejit.runtime.reasons import Reason
-from tracejit.trace.conclude import Conclusion
+from tracejit.runtime.checker import Checker
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.reasons import Failure, Reason
+from tracejit.trace.conclude import path_of
 from tracejit.trace.observe import Observer
 from tracejit.trace.recording import Recording
 
@@ -39,8 +41,11 @@ def changes_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
     observer = observed(fn, *args, **kwargs)
     changes = observer.changes()
     assert isinstance(changes, list), changes
-    path = Conclusion(observer).words
-    found = [f"{c.kind} {path(c.node)}.{c.key} = {c.values} {c.place}".strip() for c in changes]
+    paths = [path_of(observer, c.node) for c in changes]
+    found = [
+        f"{c.kind} {path}.{c.key} = {c.values} {c.place}".strip()
+        for c, path in zip(changes, paths, strict=True)
+    ]
     observer.release()
     return found
 
@@ -59,18 +64,29 @@ def reason_of(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Reason:
     return found
 
 
+@functools.cache
+def checker(guards: GuardSet, fn: Any) -> Checker:
+    """The compiled check of these guards: one, so that it stays bound between calls."""
+    return Checker(guards, fn)
+
+
 def check(guards: GuardSet, fn: Any, *args: Any, **kwargs: Any) -> str:
     """Empty if the guards hold, else the failure in words. All three readers of the guards must
     agree on it.
     """
-    slow = guards.evaluate(fn, args, kwargs)
-    assert guards.check is not None
+    slow = guards.values(fn, args, kwargs)
     for _ in range(3):  # evaluated, bound, and compared by identity
-        fast = guards.check(args, kwargs)
+        fast = checker(guards, fn)(args, kwargs)
         assert (fast is None) == isinstance(slow, Failure), (str(slow), fast)
         if not isinstance(slow, Failure) and fast is not None:
-            assert len(fast) == len(slow) and all(a is b for a, b in zip(fast, slow))
-    if not guards.process_local:
+            given = guards.given(slow)
+            assert len(fast) == len(given) and all(a is b for a, b in zip(fast, given))
+    if guards.local is None:
         again = GuardSet.from_json(json.loads(json.dumps(guards.to_json())))
-        assert str(again.evaluate(fn, args, kwargs)) == str(slow)
+        found = again.values(fn, args, kwargs)
+        if isinstance(slow, Failure):
+            assert str(found) == str(slow)
+        else:
+            assert isinstance(found, list)
+            assert all(a is b for a, b in zip(again.given(found), guards.given(slow), strict=True))
     return str(slow) if isinstance(slow, Failure) else ""

@@ -54,11 +54,13 @@ if sys.argv[1] == "write":
 else:
     from tracejit.runtime.guards import GuardSet
     guards = GuardSet.from_json(json.load(open(sys.argv[1])))
-    found = guards.evaluate(net, (x,), dict(gain=2.0))
-    print("holds" if isinstance(found, tuple) else str(found))
-    if isinstance(found, tuple):
+    found = guards.values(net, (x,), dict(gain=2.0))
+    print("holds" if isinstance(found, list) else str(found))
+    if isinstance(found, list):
+        found = guards.given(found)
         assert len(found) == 3 and found[guards.inputs.index("x")] is x
-        check = guards.bind(net, (x,), dict(gain=2.0))
+        from tracejit.runtime.checker import Checker
+        check = Checker(guards, net)
         assert all(a is b for a, b in zip(check((x,), dict(gain=2.0)), found))
         heavy = ("tracejit.trace", "tracejit.fuse", "torch._dynamo")
         loaded = [m for m in sys.modules if m.startswith(heavy)]

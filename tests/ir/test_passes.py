@@ -4,17 +4,17 @@ import pytest
 import torch
 
 from tracejit.ir.execute import execute
+from tracejit.ir.graph import identity, show
 from tracejit.ir.passes import (
     common_subexpressions,
     dead_code,
     default_passes,
-    identity,
     is_effect,
     run,
     simplify,
     strides_unseen,
 )
-from tracejit.ir.text import parse, show
+from tracejit.ir.text import parse
 from tracejit.ir.verify import VerifyError, verify
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from tracejit.ir.graph import Graph, Origin
-from tracejit.ir.text import ParseError, parse, show
+from tracejit.ir.graph import Graph, Origin, show
+from tracejit.ir.text import ParseError, parse
 
 
 def round_trip(graph: Graph) -> Graph:

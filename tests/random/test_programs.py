@@ -25,8 +25,8 @@ import tracejit.ops
 from tests.executors import BACKENDS
 from tracejit.ir import passes
 from tracejit.ir.execute import execute, storage
-from tracejit.ir.graph import Graph
-from tracejit.ir.text import parse, show
+from tracejit.ir.graph import Graph, show
+from tracejit.ir.text import parse
 from tracejit.ir.verify import verify
 from tracejit.runtime.errors import RanEagerly
 from tracejit.runtime.outputs import compile_tree

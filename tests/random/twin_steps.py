@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import tracejit
-import tracejit.dispatch
+import tracejit.entry
 from tests.executors import BACKEND
 from tests.random import twin_modules as made
 from tests.random.twin_modules import BLOCKS, WIDTH, Mode, Spec
@@ -685,7 +685,7 @@ def written(value: Any) -> str:
 RAN = [0]  # calls that ran a compiled plan to its end
 
 
-def counted(run: Any, recipe: Any, failed: Any, shown: Any = None) -> Any:
+def counted(run: Any, shown: Any, recipe: Any, failed: Any) -> Any:
     """`running` that counts."""
 
     def counting(inputs: Any) -> Any:
@@ -693,14 +693,14 @@ def counted(run: Any, recipe: Any, failed: Any, shown: Any = None) -> Any:
         RAN[0] += 1
         return outputs
 
-    return running(counting, recipe, failed)
+    return running(counting, counting, recipe, failed)
 
 
 @contextlib.contextmanager
 def counting_plans() -> Iterator[None]:
     """Within this, RAN counts."""
-    tracejit.dispatch.running = counted
+    tracejit.entry.running = counted
     try:
         yield
     finally:
-        tracejit.dispatch.running = running
+        tracejit.entry.running = running

@@ -20,8 +20,9 @@ import tracejit
 from tracejit.runtime import bundle, cache
 from tracejit.runtime.config import config
 from tracejit.runtime.errors import BadBundle, BadOption, BuildWarning, NotBuilt, NotCompilable
-from tracejit.runtime.guards import Failure, GuardSet
-from tracejit.runtime.store import Item, decode, encode
+from tracejit.runtime.files import Item, decode, encode
+from tracejit.runtime.guards import GuardSet
+from tracejit.runtime.reasons import Failure
 
 PROGRAM = Path(__file__).parent / "bundle_program.py"
 
@@ -87,7 +88,7 @@ def test_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kernel in stored.kernels.values():
         assert kernel.binary is not None and kernel.binary.kind == "cubin" and kernel.binary.code
     guards = GuardSet.from_json(loaded.record.guards)
-    failed = guards.evaluate(scaled, (x,), {})
+    failed = guards.values(scaled, (x,), {})
     assert isinstance(failed, Failure) and str(failed) == "x.device was cuda:0, is cpu"
 
 

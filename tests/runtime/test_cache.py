@@ -13,8 +13,9 @@ from tracejit.api import dispatcher_of
 from tracejit.ir.text import parse
 from tracejit.runtime import bundle, cache
 from tracejit.runtime.cache import Cache, Kernel, StoredPlan, make_record
+from tracejit.runtime.files import Item
 from tracejit.runtime.kernel import KernelSource
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.store import Store
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 from tracejit.runtime import directory as folders
 from tracejit.runtime import files, log
 from tracejit.runtime.errors import CacheWarning
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import Item
+from tracejit.runtime.store import Store
 
 ITEM = Item({"name": "k", "sizes": [1, 2]}, {"kernel.py": b"x = 1\n", "binary": bytes(range(256))})
 

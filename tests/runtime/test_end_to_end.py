@@ -30,7 +30,7 @@ from tracejit.runtime.errors import (
     CompilerWarning,
     RanEagerly,
 )
-from tracejit.runtime.store import FORMAT
+from tracejit.runtime.files import FORMAT
 from tracejit.runtime.worker import worker
 
 PROGRAM = Path(__file__).with_name("warm_program.py")
@@ -66,7 +66,9 @@ def test_pointwise_chain() -> None:
         assert torch.equal(f(x, y), chain(x, y))
     assert entries(f) == ["recorded"]
     (entry,) = dispatcher_of(f).entries
-    assert entry.run is not None and entry.bound is not None and len(entry.bound.kernels) == 1
+    assert (
+        entry.run is not None and entry.bound is not None and len(entry.bound.stored.kernels) == 1
+    )
 
 
 def test_softmax_is_one_kernel() -> None:
@@ -288,7 +290,7 @@ def test_offline_target(monkeypatch: pytest.MonkeyPatch, fresh_cache: Path) -> N
     assert torch.equal(f(x, y), chain(x, y)) and torch.equal(f(x, y), chain(x, y))
     (entry,) = dispatcher_of(f).entries
     assert entry.run is None and entry.reason.kind == "offline" and entry.bound is not None
-    (kernel,) = entry.bound.kernels.values()
+    (kernel,) = entry.bound.stored.kernels.values()
     assert kernel.binary is not None and kernel.binary.code
     again = tracejit.compile(chain, backend="triton", wait=True)
     assert torch.equal(again(x, y), chain(x, y))

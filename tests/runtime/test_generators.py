@@ -275,7 +275,7 @@ STATES: dict[str, tuple[Any, tuple[int, ...]]] = {
 def test_states(name: str) -> None:
     function, seeds = STATES[name]
     (entry,) = compiled(function, repeated(*seeds))
-    assert entry.guards.process_local is False
+    assert entry.guards.local is None
 
 
 def test_leaving() -> None:

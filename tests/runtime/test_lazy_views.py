@@ -16,7 +16,7 @@ from tests.executors import BACKEND
 from tests.semantics.cases import attempt, called
 from tests.semantics.support import compare, difference
 from tracejit.api import dispatcher_of
-from tracejit.runtime.leaves import lazily, lazy_bits, physical, retyped
+from tracejit.runtime.aliases import lazily, lazy_bits, physical, retyped
 
 C = torch.complex64
 Make = Callable[[], tuple[Any, ...]]

@@ -16,7 +16,7 @@ from tests.executors import BACKEND
 from tests.semantics.cases import called
 from tests.semantics.support import compare
 from tracejit.api import dispatcher_of
-from tracejit.runtime.leaves import made
+from tracejit.runtime.aliases import made
 
 Made = Callable[..., Any]
 

@@ -67,7 +67,7 @@ def test_every_reason_in_the_code_is_in_the_table() -> None:
 
 def test_reason_round_trip() -> None:
     reason = reasons.Reason("impure", "time.time was called", "train.py:3")
-    assert reasons.from_json(reason.to_json()) == reason
+    assert reasons.Reason(**reason.to_json()) == reason
     assert str(reason) == "impure: time.time was called (train.py:3)"
 
 

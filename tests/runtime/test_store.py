@@ -16,7 +16,8 @@ import pytest
 from tracejit.runtime import files, log
 from tracejit.runtime import store as stores
 from tracejit.runtime.errors import CacheWarning
-from tracejit.runtime.store import FORMAT, Damaged, Item, OtherFormat, Store, digest, encode
+from tracejit.runtime.files import FORMAT, Damaged, Item, OtherFormat, digest, encode
+from tracejit.runtime.store import Store
 
 ITEM = Item({"name": "k", "sizes": [1, 2]}, {"kernel.py": b"x = 1\n", "binary": bytes(range(256))})
 
@@ -98,7 +99,8 @@ def test_keys_newest_first(store: Store) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import Item
+from tracejit.runtime.store import Store
 store = Store(Path(sys.argv[1]))
 for number in range(60):
     assert store.write("kernels", f"k{number % 3}", Item({"n": number}, {"binary": bytes(20000)}))

@@ -12,8 +12,8 @@ import pytest
 
 from tracejit.runtime import claims, upkeep
 from tracejit.runtime.config import config
-from tracejit.runtime.files import HOST, temporary_name
-from tracejit.runtime.store import Item, Store
+from tracejit.runtime.files import HOST, Item, temporary_name
+from tracejit.runtime.store import Store
 
 BIG = Item({}, {"binary": bytes(1000)})
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from tracejit.dispatch import Entry
+from tracejit.entry import Entry
 from tracejit.runtime import log
 
 from .cases import Case, load

@@ -18,7 +18,8 @@ import torch
 import tracejit
 from tests.executors import BACKEND
 from tracejit.api import dispatcher_of, is_compiled
-from tracejit.dispatch import Dispatcher, Entry
+from tracejit.dispatch import Dispatcher
+from tracejit.entry import Entry
 from tracejit.runtime.reasons import Reason
 
 Wrap = Callable[[Any], Any]
@@ -200,7 +201,7 @@ def _compiled(entry: Entry) -> Compiled:
     if bound is None:
         return Compiled(entry.source, 0, 0)
     manifest = bound.plan.manifest
-    source = "local" if bound.guards.process_local else entry.source
+    source = "local" if entry.guards.local is not None else entry.source
     return Compiled(source, manifest.get("launches", 0), manifest.get("calls", 0))
 
 

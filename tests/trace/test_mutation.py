@@ -233,6 +233,23 @@ def test_shape_changed_in_place() -> None:
     check(fn, lambda: (torch.randn(4, 6),))
 
 
+def test_strides_changed_in_place() -> None:
+    """Pooling of images whose channels are last ends so."""
+
+    def pool(x: torch.Tensor) -> Any:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(x, 1)
+        return pooled, pooled.flatten(1) * 2
+
+    def write(x: torch.Tensor) -> Any:
+        y = x * 2
+        z = y.view_as(y)
+        y.as_strided_((2, 2), (3, 1), 1).add_(1)
+        return y, z
+
+    check(pool, lambda: (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),))
+    check(write, lambda: (torch.randn(4, 6),))
+
+
 def test_batch_norm_updates_its_statistics() -> None:
     def fn(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> Any:
         y = torch.nn.functional.batch_norm(x, mean, var, training=True)
@@ -297,8 +314,9 @@ def test_views_of_two_arguments_that_look_alike() -> None:
         lambda x: x.clone().unfold(0, 2, 1).add_(0),
         lambda x: x.clone().set_(x.clone()).add_(1),
         lambda x: x.t_(),
+        lambda x: x.as_strided_((2, 2), (6, 1)),
     ],
-    ids=["resize_", "overlap", "set_", "t_ of an argument"],
+    ids=["resize_", "overlap", "set_", "t_ of an argument", "as_strided_ of an argument"],
 )
 def test_refused(fn: Any) -> None:
     assert refused(fn, lambda: (torch.randn(4, 6),)).startswith("mutation")

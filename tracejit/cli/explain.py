@@ -148,7 +148,7 @@ def users_code(as_json: bool) -> Iterator[None]:
         raise
     except BrokenPipeError:  # nobody reads what it prints
         raise
-    except Exception as error:
+    except Exception as error:  # the user's program's
         sys.stdout.flush()
         traceback.print_exception(type(error), error, _without_ours(error.__traceback__))
         raise click.exceptions.Exit(1) from None

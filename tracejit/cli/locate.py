@@ -180,7 +180,7 @@ def evaluated(text: str, inside: ModuleType) -> Arguments:
     names = {"torch": torch, **vars(inside), "__call__": lambda *args, **kwargs: (args, kwargs)}
     try:
         found: Arguments = eval(compile(f"__call__({text}\n)", "--args", "eval"), names)
-    except Exception as error:
+    except Exception as error:  # the user's expression's
         words = error.msg if isinstance(error, SyntaxError) else str(error)
         raise click.UsageError(f"--args {text!r}: {type(error).__name__}: {words}") from None
     return found

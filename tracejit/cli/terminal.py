@@ -73,7 +73,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3
 _SPANS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-class Span(click.ParamType):  # type: ignore[type-arg]
+class Span(click.ParamType):  # type: ignore[type-arg]  # as above
     """Seconds: `90s`, `10min`, `12h`, `7d`, `2w`."""
 
     name = "time"

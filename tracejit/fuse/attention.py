@@ -17,7 +17,7 @@ import torch
 from tracejit.fuse.loopnest import Buffer
 from tracejit.fuse.program import Alias, Program, Ref, RunExtern, RunKernel, Slot, Step, op_name
 from tracejit.ir.dtypes import itemsize
-from tracejit.ir.graph import Origin
+from tracejit.ir.graph import Origin, span
 from tracejit.runtime import log
 
 OP = "aten.scaled_dot_product_attention"
@@ -35,9 +35,7 @@ class Operand:
 
     @property
     def span(self) -> int:
-        """Elements from the first to the last that is reached."""
-        steps = zip(self.sizes, self.strides, strict=True)
-        return 1 + sum((size - 1) * stride for size, stride in steps)
+        return span(self.sizes, self.strides)
 
     @property
     def count(self) -> int:
@@ -75,6 +73,11 @@ class Attention:
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         return tuple(Buffer(n, o.dtype, o.span, n == "out") for n, o in self.operands.items())
+
+    @property
+    def rows(self) -> int:
+        """Rows of the result."""
+        return math.prod(self.out.sizes[:3])
 
     @property
     def group(self) -> int:
@@ -168,7 +171,7 @@ def _broadcast(operand: Operand, sizes: Sequence[int]) -> Operand:
     if any(old not in (1, new) for old, new in zip(operand.sizes, sizes, strict=True)):
         raise Refused(f"{operand} against {list(sizes)}")
     strides = [0 if n == 1 else s for n, s in zip(operand.sizes, operand.strides, strict=True)]
-    return replace(operand, sizes=tuple(sizes), strides=tuple(strides))  # type: ignore[arg-type]
+    return replace(operand, sizes=tuple(sizes), strides=tuple(strides))  # type: ignore[arg-type]  # still four
 
 
 def _check(q: Operand, k: Operand, v: Operand, o: Operand, grouped: bool) -> None:

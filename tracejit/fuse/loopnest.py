@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tracejit.fuse.index import Axis, Index, Indirect
 from tracejit.fuse.scalar import Load, Scalar, in_order
@@ -126,8 +126,18 @@ class LoopNest:
         return "\n".join(lines)
 
 
+class Nest(Protocol):
+    """What a kernel's source tells of what it was made from."""
+
+    @property
+    def buffers(self) -> Sequence[Buffer]: ...
+    @property
+    def rows(self) -> int: ...
+    def bytes_moved(self) -> tuple[int, int]: ...
+
+
 def kernel_source(
-    nest: LoopNest,
+    nest: Nest,
     name: str,
     text: str,
     target: str,
@@ -140,7 +150,7 @@ def kernel_source(
     params = params or [(b.name, b.dtype) for b in nest.buffers]
     written = zip(params, nest.buffers, strict=True)
     reads, writes = nest.bytes_moved()
-    facts = {
+    facts: dict[str, Any] = {
         "outputs": tuple(name for (name, _), buffer in written if buffer.written),
         "constants": {},
         "grid": 1 if nest.rows else 0,

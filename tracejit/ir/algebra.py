@@ -16,6 +16,7 @@ from tracejit.ir.dtypes import FLOATS, INTS
 from tracejit.ir.execute import function
 from tracejit.ir.graph import Arg, Node, Value
 from tracejit.ir.rewrite import Builder, Result
+from tracejit.runtime.private import schema_of
 
 
 @dataclass(frozen=True)
@@ -262,5 +263,5 @@ def bound(node: Node) -> dict[str, Any]:
 
 @cache
 def _schema(op: str) -> dict[str, Any]:
-    arguments = function(op)._schema.arguments  # type: ignore[attr-defined]
+    arguments = schema_of(function(op)).arguments
     return {a.name: a.default_value for a in arguments}

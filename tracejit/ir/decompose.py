@@ -37,7 +37,7 @@ def _is_composite(node: Node) -> bool:
 def _expand(builder: Builder, node: Node) -> Result:
     row = OPS.get(node.op)
     if row is None:
-        return expand_rare(builder, node)
+        return expand_rare(builder, node, decompose)
     if not _is_composite(node):
         return None
     assert row.decompose is not None
@@ -45,6 +45,6 @@ def _expand(builder: Builder, node: Node) -> Result:
         found: Result = row.decompose(builder, *node.args, **node.kwargs)
     except RewriteError:
         raise
-    except Exception as error:
+    except Exception as error:  # a row's, of any type: it is told with its node
         raise RewriteError(f"decomposing {describe(node)} failed: {error!r}") from error
     return found

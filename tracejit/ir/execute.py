@@ -11,6 +11,7 @@ import torch
 from tracejit.ir.dtypes import NAME
 from tracejit.ir.graph import Arg, Graph, Node, Rng, Value, map_values, values_in
 from tracejit.runtime import externs, generators
+from tracejit.runtime.private import storage_key
 
 
 class Left(Exception):
@@ -74,10 +75,10 @@ def call(op: str, args: Sequence[Arg], kwargs: Mapping[str, Arg]) -> Any:
 
 
 @cache
-def function(op: str) -> Callable[..., Any]:
-    """What an op's name stands for. Raises AttributeError if torch has no such op."""
-    found: Callable[..., Any] = OWN.get(op) or externs.resolve(op)
-    return found
+def function(op: str) -> Any:
+    """What an op's name stands for: an OpOverload, or a function of ours. Raises AttributeError if
+    torch has no such op."""
+    return OWN.get(op) or externs.resolve(op)
 
 
 # Sizes that depend on data, although nothing in the schema says so.
@@ -138,7 +139,7 @@ def values_of(result: Any) -> list[torch.Tensor | None]:
 
 def storage(tensor: torch.Tensor) -> int:
     """Which memory a tensor lies in."""
-    return int(tensor.untyped_storage()._cdata)
+    return storage_key(tensor.untyped_storage())
 
 
 def _check(node: Node, value: Value, tensor: torch.Tensor) -> None:

@@ -8,13 +8,23 @@ everything else.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 # A size is an int or a sympy expression; rules use only arithmetic, so that both work.
 Size = Any
 Arg = Any
+
+WIDTH = 100
+INDENT = "    "
+# Words that mean something in the text, so that a value called so is written value['inf'].
+RESERVED = frozenset(
+    {"inf", "nan", "torch", "complex", "rng", "value", "write", "together", *keyword.kwlist}
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,10 @@ class Value:
     def ndim(self) -> int:
         return len(self.sizes)
 
+    @property
+    def span(self) -> int:
+        return span(self.sizes, self.strides)
+
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -71,7 +85,7 @@ class Node:
     origin: Origin = Origin()
     part_of: str = ""  # the op that was decomposed into this node; names kernels
     _inputs: tuple[Value, ...] | None = field(default=None, init=False, repr=False)
-    lowers: Any = field(default=None, init=False, repr=False)  # kept by fuse.lower.kind_of
+    lowers: Any = field(default=None, init=False, repr=False)  # kept by fuse.views.kind_of
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -111,8 +125,6 @@ class Graph:
     _count: int = 0
 
     def __str__(self) -> str:
-        from tracejit.ir.text import show
-
         return show(self)
 
     def fresh(self, prefix: str = "v") -> str:
@@ -191,6 +203,13 @@ def numel(sizes: Iterable[Size]) -> Size:
     return total
 
 
+def span(sizes: Iterable[Size], strides: Iterable[Size]) -> int:
+    """Elements of memory from the first to the last that are reached; 0 if there are none."""
+    steps = list(zip(sizes, strides, strict=True))
+    empty = any(size == 0 for size, _ in steps)
+    return 0 if empty else 1 + int(sum((size - 1) * stride for size, stride in steps))
+
+
 def values_in(tree: Arg) -> Iterator[Value]:
     """Every Value in nested tuples and lists of arguments."""
     if isinstance(tree, Value):
@@ -207,3 +226,98 @@ def map_values(tree: Arg, change: Callable[[Value], Arg]) -> Arg:
     if isinstance(tree, (tuple, list)):
         return type(tree)(map_values(item, change) for item in tree)
     return tree
+
+
+def identity(arg: Arg) -> Arg:
+    """A hashable stand-in for an argument: 1, 1.0 and True differ, 0.0 and -0.0 too; NaN is NaN."""
+    if isinstance(arg, (tuple, list)):
+        return tuple(map(identity, arg))
+    if isinstance(arg, float):
+        return ("float", arg.hex())
+    return arg if isinstance(arg, Value) else (type(arg), arg)
+
+
+# --- to text ---
+
+
+def show(graph: Graph) -> str:
+    """The graph as text, as ir.text, which reads it, describes."""
+    lines = [_header(graph.inputs)]
+    origin = Origin()
+    for node in graph.nodes:
+        if str(node.origin) != str(origin):
+            lines.append(f"{INDENT}# {node.origin}")
+            origin = node.origin
+        lines.append(INDENT + show_node(node))
+    names = ", ".join(show_name(v) for v in graph.outputs)
+    lines.append(f"{INDENT}return {names}".rstrip())
+    lines += [f"{INDENT}write {show_name(old)} <- {show_name(new)}" for old, new in graph.writes]
+    lines += [f"{INDENT}together {', '.join(map(show_name, g))}" for g in graph.together]
+    return "\n".join(lines)
+
+
+def show_node(node: Node) -> str:
+    """One operation, `v0: f32[4] = aten.neg(x)`."""
+    arguments = [show_arg(a) for a in node.args]
+    odd = {k: v for k, v in node.kwargs.items() if k in RESERVED}
+    arguments += [f"{k}={show_arg(v)}" for k, v in node.kwargs.items() if k not in odd]
+    if odd:
+        inside = ", ".join(f"{k!r}: {show_arg(v)}" for k, v in odd.items())
+        arguments.append(f"**{{{inside}}}")
+    call = f"{node.op}({', '.join(arguments)})"
+    if not node.outputs:
+        return call
+    return f"{', '.join(_typed(v) for v in node.outputs)} = {call}"
+
+
+def show_name(value: Value) -> str:
+    """`v0`, or value['layers.0.weight'] for a name that could not stand in an expression."""
+    plain = value.name.isidentifier() and value.name not in RESERVED
+    return value.name if plain else f"value[{value.name!r}]"
+
+
+def show_type(value: Value) -> str:
+    """`f32[4, 8][1, 4]cuda:0`: dtype, sizes, strides unless contiguous, device unless the CPU."""
+    text = f"{value.dtype}[{_sizes(value.sizes)}]"
+    if value.strides != contiguous_strides(value.sizes):
+        text += f"[{_sizes(value.strides)}]"
+    return text if value.device == "cpu" else text + value.device
+
+
+def show_arg(arg: Arg) -> str:
+    """An argument as a Python expression. A type that a graph does not have raises TypeError."""
+    if isinstance(arg, Value):
+        return show_name(arg)
+    if isinstance(arg, list):
+        return f"[{', '.join(map(show_arg, arg))}]"
+    if isinstance(arg, tuple):
+        return f"({', '.join(map(show_arg, arg))}{',' if len(arg) == 1 else ''})"
+    if arg is None or isinstance(arg, (bool, int, float, str)):
+        return repr(arg)
+    if isinstance(arg, complex):
+        return f"complex({arg.real!r}, {arg.imag!r})"
+    if isinstance(arg, (torch.dtype, torch.memory_format, torch.layout)):
+        return str(arg)
+    if isinstance(arg, torch.device):
+        return f"torch.device({str(arg)!r})"
+    if isinstance(arg, Rng):
+        return f"rng({arg.kind!r}, {arg.key}, {arg.device!r})"
+    if hasattr(arg, "free_symbols"):
+        return str(arg)
+    raise TypeError(f"an argument of type {type(arg).__name__} has no place in a graph: {arg!r}")
+
+
+def _header(inputs: list[Value]) -> str:
+    typed = [_typed(v) for v in inputs]
+    line = f"graph({', '.join(typed)}):"
+    if len(line) <= WIDTH:
+        return line
+    return "\n".join(["graph(", *(f"{INDENT}{INDENT}{t}," for t in typed), "):"])
+
+
+def _typed(value: Value) -> str:
+    return f"{show_name(value)}: {show_type(value)}"
+
+
+def _sizes(sizes: tuple[Size, ...]) -> str:
+    return ", ".join(map(str, sizes))

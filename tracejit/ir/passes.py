@@ -13,15 +13,14 @@ from tracejit.ir.algebra import RULES, Pattern
 from tracejit.ir.decompose import decompose
 from tracejit.ir.dtypes import COMPUTED
 from tracejit.ir.execute import OWN, draws, function, sized_by_data
-from tracejit.ir.graph import Arg, Graph, Node, Value
+from tracejit.ir.graph import Arg, Graph, Node, Value, identity
 from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ir.verify import verify
-from tracejit.ops.table import Kind, kind_of
+from tracejit.ops.table import COMPUTES, Kind, kind_of
 from tracejit.runtime.config import config
+from tracejit.runtime.private import schema_of
 
 Pass = Callable[[Graph], Graph]
-# Kinds that a generated kernel computes: it reads its operands wherever they lie.
-COMPUTES = frozenset({Kind.POINTWISE, Kind.REDUCTION, Kind.SCAN, Kind.PULL})
 
 
 def is_effect(node: Node) -> bool:
@@ -33,7 +32,7 @@ def is_effect(node: Node) -> bool:
 def _has_effect(op: str) -> bool:
     if op in OWN:
         return draws(op)
-    schema = function(op)._schema  # type: ignore[attr-defined]
+    schema = schema_of(function(op))
     return draws(op) or sized_by_data(op) or bool(schema.is_mutable)
 
 
@@ -70,15 +69,6 @@ def common_subexpressions(graph: Graph) -> Graph:
         return None if found is node.outputs else found
 
     return rewrite(graph, rule)
-
-
-def identity(arg: Arg) -> Arg:
-    """A hashable stand-in for an argument: 1, 1.0 and True differ, 0.0 and -0.0 too; NaN is NaN."""
-    if isinstance(arg, (tuple, list)):
-        return tuple(map(identity, arg))
-    if isinstance(arg, float):
-        return ("float", arg.hex())
-    return arg if isinstance(arg, Value) else (type(arg), arg)
 
 
 # --- algebra ---

@@ -8,18 +8,17 @@ torch, so ops that would stay library calls anyway are in a table and are never 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tracejit.ir.dtypes import COMPUTED, NAME, TORCH
 from tracejit.ir.execute import OWN, function, sized_by_data, values_of
-from tracejit.ir.graph import Arg, Graph, Node, Value, map_values
+from tracejit.ir.graph import Arg, Graph, Node, Value, identity, map_values
 from tracejit.ir.rewrite import Builder, Result
 from tracejit.ops.table import Kind, kind_of
-from tracejit.runtime.private import core_decompositions, is_composite
+from tracejit.runtime.private import TorchDispatchMode, core_decompositions, is_composite, schema_of
 
 # Library calls whatever torch can expand them to: products, convolutions, pooling, attention,
 # recurrent layers, sorting, transforms, solvers; logspace, which eager computes in halves.
@@ -39,10 +38,12 @@ NEVER = re.compile(
     re.VERBOSE,
 )
 _MEMO: dict[Arg, Graph | None] = {}
+Decompose = Callable[[Graph], Graph]
 
 
-def expand_rare(builder: Builder, node: Node) -> Result:
-    """What a node without a row becomes; None where it stays a library call."""
+def expand_rare(builder: Builder, node: Node, decompose: Decompose) -> Result:
+    """What a node without a row becomes; None where it stays a library call. `decompose` makes its
+    parts simpler in turn."""
     if node.op in OWN or NEVER.fullmatch(node.op) or not node.op.startswith("aten."):
         return None
     if sized_by_data(node.op):
@@ -50,21 +51,18 @@ def expand_rare(builder: Builder, node: Node) -> Result:
     values = (*node.inputs, *node.outputs)
     if any(v.dtype not in COMPUTED for v in values) or not _has_decomposition(node.op):
         return None
-    inner = _expansion(node)
+    inner = _expansion(node, decompose)
     return None if inner is None else _splice(builder, inner, node.inputs)
 
 
 def _has_decomposition(op: str) -> bool:
     found = function(op)
-    schema: Any = found._schema  # type: ignore[attr-defined]
-    if schema.is_mutable or torch.Tag.nondeterministic_seeded in found.tags:  # type: ignore[attr-defined]
+    if schema_of(found).is_mutable or torch.Tag.nondeterministic_seeded in found.tags:
         return False
     return found in core_decompositions() or is_composite(found)
 
 
-def _expansion(node: Node) -> Graph | None:
-    from tracejit.ir.passes import identity
-
+def _expansion(node: Node, decompose: Decompose) -> Graph | None:
     def look(value: Value) -> Arg:
         return (value.dtype, value.sizes, value.strides, value.device)
 
@@ -73,14 +71,12 @@ def _expansion(node: Node) -> Graph | None:
     shown = map_values((node.args, tuple(node.kwargs.items())), lambda v: (first[v], *look(v)))
     key = (node.op, identity(shown), tuple(map(look, node.outputs)))
     if key not in _MEMO:
-        _MEMO[key] = _expanded(node)
+        _MEMO[key] = _expanded(node, decompose)
     return _MEMO[key]
 
 
-def _expanded(node: Node) -> Graph | None:
+def _expanded(node: Node, decompose: Decompose) -> Graph | None:
     """The decomposition of a node as a graph, all of which lowers; None if it is not like that."""
-    from tracejit.ir.decompose import decompose
-
     tape = Tape(node)
     try:
         with torch.no_grad(), tape:
@@ -101,11 +97,11 @@ class Refused(Exception):
     """A decomposition did what a functional graph does not show."""
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tape(TorchDispatchMode):
     """Records the ATen calls made on meta tensors that look like a node's inputs."""
 
     def __init__(self, node: Node) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.graph = Graph()
         self.device = node.outputs[0].device
         self.origin = node.origin
@@ -127,7 +123,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         seeded = torch.Tag.nondeterministic_seeded in func.tags
-        if func.namespace != "aten" or func._schema.is_mutable or seeded:
+        if func.namespace != "aten" or schema_of(func).is_mutable or seeded:
             raise Refused(str(func))
         result = func(*args, **kwargs)
         if func in _ALIASES:

@@ -17,7 +17,6 @@ expressions; names that are no value are sympy symbols, positive integers.
 from __future__ import annotations
 
 import ast
-import keyword
 import operator
 import re
 from collections.abc import Callable, Iterator
@@ -25,108 +24,23 @@ from typing import Any
 
 import torch
 
-from tracejit.ir.graph import Arg, Graph, Node, Origin, Rng, Size, Value, contiguous_strides
-
-WIDTH = 100
-INDENT = "    "
-# Words that mean something in the text, so that a value called so is written value['inf'].
-RESERVED = frozenset(
-    {"inf", "nan", "torch", "complex", "rng", "value", "write", "together", *keyword.kwlist}
+from tracejit.ir.graph import (
+    RESERVED,
+    Arg,
+    Graph,
+    Node,
+    Origin,
+    Rng,
+    Size,
+    Value,
+    contiguous_strides,
 )
+
 TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[(\[)\],=]""")
 
 
 class ParseError(ValueError):
     """Text that is not a graph; the message has the line."""
-
-
-# --- to text ---
-
-
-def show(graph: Graph) -> str:
-    """The graph as text, as the head of this module shows."""
-    lines = [_header(graph.inputs)]
-    origin = Origin()
-    for node in graph.nodes:
-        if str(node.origin) != str(origin):
-            lines.append(f"{INDENT}# {node.origin}")
-            origin = node.origin
-        lines.append(INDENT + show_node(node))
-    names = ", ".join(show_name(v) for v in graph.outputs)
-    lines.append(f"{INDENT}return {names}".rstrip())
-    lines += [f"{INDENT}write {show_name(old)} <- {show_name(new)}" for old, new in graph.writes]
-    lines += [f"{INDENT}together {', '.join(map(show_name, g))}" for g in graph.together]
-    return "\n".join(lines)
-
-
-def show_node(node: Node) -> str:
-    """One operation, `v0: f32[4] = aten.neg(x)`."""
-    arguments = [show_arg(a) for a in node.args]
-    odd = {k: v for k, v in node.kwargs.items() if k in RESERVED}
-    arguments += [f"{k}={show_arg(v)}" for k, v in node.kwargs.items() if k not in odd]
-    if odd:
-        inside = ", ".join(f"{k!r}: {show_arg(v)}" for k, v in odd.items())
-        arguments.append(f"**{{{inside}}}")
-    call = f"{node.op}({', '.join(arguments)})"
-    if not node.outputs:
-        return call
-    return f"{', '.join(_typed(v) for v in node.outputs)} = {call}"
-
-
-def show_name(value: Value) -> str:
-    """`v0`, or value['layers.0.weight'] for a name that could not stand in an expression."""
-    plain = value.name.isidentifier() and value.name not in RESERVED
-    return value.name if plain else f"value[{value.name!r}]"
-
-
-def show_type(value: Value) -> str:
-    """`f32[4, 8][1, 4]cuda:0`: dtype, sizes, strides unless contiguous, device unless the CPU."""
-    text = f"{value.dtype}[{_sizes(value.sizes)}]"
-    if value.strides != contiguous_strides(value.sizes):
-        text += f"[{_sizes(value.strides)}]"
-    return text if value.device == "cpu" else text + value.device
-
-
-def show_arg(arg: Arg) -> str:
-    """An argument as a Python expression. A type that a graph does not have raises TypeError."""
-    if isinstance(arg, Value):
-        return show_name(arg)
-    if isinstance(arg, list):
-        return f"[{', '.join(map(show_arg, arg))}]"
-    if isinstance(arg, tuple):
-        return f"({', '.join(map(show_arg, arg))}{',' if len(arg) == 1 else ''})"
-    if arg is None or isinstance(arg, (bool, int, float, str)):
-        return repr(arg)
-    if isinstance(arg, complex):
-        return f"complex({arg.real!r}, {arg.imag!r})"
-    if isinstance(arg, (torch.dtype, torch.memory_format, torch.layout)):
-        return str(arg)
-    if isinstance(arg, torch.device):
-        return f"torch.device({str(arg)!r})"
-    if isinstance(arg, Rng):
-        return f"rng({arg.kind!r}, {arg.key}, {arg.device!r})"
-    if hasattr(arg, "free_symbols"):
-        return str(arg)
-    raise TypeError(f"an argument of type {type(arg).__name__} has no place in a graph: {arg!r}")
-
-
-def _header(inputs: list[Value]) -> str:
-    typed = [_typed(v) for v in inputs]
-    line = f"graph({', '.join(typed)}):"
-    if len(line) <= WIDTH:
-        return line
-    return "\n".join(["graph(", *(f"{INDENT}{INDENT}{t}," for t in typed), "):"])
-
-
-def _typed(value: Value) -> str:
-    return f"{show_name(value)}: {show_type(value)}"
-
-
-def _sizes(sizes: tuple[Size, ...]) -> str:
-    return ", ".join(map(str, sizes))
-
-
-# --- from text ---
 
 
 def parse(text: str) -> Graph:

@@ -11,6 +11,7 @@ from tracejit.ir.execute import OWN, function
 from tracejit.ir.graph import Arg, Graph, Node, Rng, Value
 from tracejit.ir.rewrite import describe, metas_of
 from tracejit.ops.table import OPS, DataDependent
+from tracejit.runtime.private import schema_of
 
 # What an argument of an op may be, besides Values, symbolic sizes, and tuples of those.
 PLAIN = (
@@ -112,7 +113,7 @@ def _check_type(arg: Arg, place: str) -> None:
 def _parameters(op: str) -> tuple[int, tuple[str, ...], frozenset[str]] | None:
     """How many positional parameters an op has, all their names, and those without a default."""
     try:
-        arguments = function(op)._schema.arguments  # type: ignore[attr-defined]
+        arguments = schema_of(function(op)).arguments
     except AttributeError:
         return None
     required = frozenset(a.name for a in arguments if not a.has_default_value())
@@ -128,7 +129,7 @@ def _check_results(node: Node, place: str) -> None:
         expected = metas_of(row.shape(*node.args, **node.kwargs))
     except DataDependent:
         return
-    except Exception as error:
+    except Exception as error:  # a row's, of any type: it is told with its node
         raise VerifyError(f"{place}: its shape rule fails: {error!r}") from error
     found = tuple((v.dtype, v.sizes) for v in node.outputs)
     if found != expected:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 from tracejit.ir.graph import Arg, Value
+from tracejit.trace.schema import argument_names
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Call:
 WRAPPED: dict[type, torch.dtype] = {
     bool: torch.bool, int: torch.int64, float: torch.float64, complex: torch.complex128,
 }  # fmt: skip
-Rule = Callable[
-    ..., "Call | None"
-]  # called with the call's arguments; None leaves the call as it is
+# Called with the call's first argument, and the others by their names in the op's schema; None
+# leaves the call as it is.
+Rule = Callable[..., "Call | None"]
 
 
 def canonical(call: Call) -> Call:
@@ -44,165 +44,92 @@ def canonical(call: Call) -> Call:
     if call.op.endswith("generator") and "generator" not in call.kwargs:  # the default one
         call = replace(call, op=call.op.removesuffix("generator").rstrip("._"))
     rule = RULES.get(call.op)
-    found = rule(*call.args, **call.kwargs) if rule is not None else None
+    if rule is None:
+        return call
+    named = dict(zip(argument_names(call.op)[1:], call.args[1:]))
+    found = rule(call.args[0], **named, **call.kwargs)
     return replace(found, whole=call) if found is not None else call
-
-
-# --- attention ---
 
 
 def attention(
     query: Value,
+    *,
     key: Value,
     value: Value,
-    mask: Value | None,
-    dropout: float,
-    causal: bool,
-    scale: float | None,
-) -> Call:
+    attn_mask: Value | None = None,
+    attn_bias: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    return_debug_mask: bool = False,
+    scale: float | None = None,
+    compute_log_sumexp: bool = False,
+) -> Call | None:
     """One op for every kernel. Fewer heads in the keys than in the queries is grouped attention."""
+    if return_debug_mask:
+        return None
     kwargs: dict[str, Arg] = {}
     if scale is not None:
         kwargs["scale"] = scale
     if query.ndim == 4 and query.sizes[1] != key.sizes[1]:
         kwargs["enable_gqa"] = True
-    args = (query, key, value, mask, dropout, causal)
+    mask = attn_bias if attn_mask is None else attn_mask
+    args = (query, key, value, mask, dropout_p, is_causal)
     return Call("aten.scaled_dot_product_attention", args, kwargs, (0,))
-
-
-def flash_for_cpu(
-    q: Value,
-    k: Value,
-    v: Value,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    attn_mask: Value | None = None,
-    scale: float | None = None,
-) -> Call:
-    return attention(q, k, v, attn_mask, dropout_p, is_causal, scale)
-
-
-def flash(
-    q: Value,
-    k: Value,
-    v: Value,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    return_debug_mask: bool = False,
-    *,
-    scale: float | None = None,
-) -> Call | None:
-    return None if return_debug_mask else attention(q, k, v, None, dropout_p, is_causal, scale)
-
-
-def efficient(
-    q: Value,
-    k: Value,
-    v: Value,
-    attn_bias: Value | None,
-    compute_log_sumexp: bool,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    return_debug_mask: bool = False,
-    *,
-    scale: float | None = None,
-) -> Call:
-    return attention(q, k, v, attn_bias, dropout_p, is_causal, scale)
-
-
-def overrideable(
-    q: Value,
-    k: Value,
-    v: Value,
-    attn_bias: Value | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    return_debug_mask: bool = False,
-    *,
-    scale: float | None = None,
-) -> Call:
-    return attention(q, k, v, attn_bias, dropout_p, is_causal, scale)
-
-
-# --- batch norm ---
 
 
 def batch_norm(
     x: Value,
+    *,
     weight: Value | None,
     bias: Value | None,
-    mean: Value | None,
-    var: Value | None,
-    training: bool,
-    momentum: float,
-    eps: float,
+    running_mean: Value | None,
+    running_var: Value | None,
+    training: bool = True,
+    **numbers: Arg,
 ) -> Call:
     """Inference reads the running statistics; training without any computes its own; training with
     them writes.
 
     For the last, results 3 and 4 are the new statistics: the recorder writes them.
     """
+    momentum, eps = numbers.values()  # which go by other names in each library
     args: tuple[Arg, ...]
+    stats = (running_mean, running_var)
     if not training:
-        args = (x, weight, bias, mean, var, False, momentum, eps, False)
+        args = (x, weight, bias, *stats, False, momentum, eps, False)
         return Call("aten.batch_norm", args, {}, (0,))
-    if mean is None or var is None:
+    if None in stats:
         args = (x, weight, bias, training, momentum, eps)
         return Call("aten._native_batch_norm_legit.no_stats", args, {}, (0, 1, 2))
-    args = (x, weight, bias, mean, var, training, momentum, eps)
+    args = (x, weight, bias, *stats, training, momentum, eps)
     return Call("aten._native_batch_norm_legit_functional", args, {}, (0, 1, 2))
-
-
-def batch_norm_with_update(
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value,
-    var: Value,
-    momentum: float,
-    eps: float,
-) -> Call:
-    return batch_norm(x, weight, bias, mean, var, True, momentum, eps)
-
-
-# --- convolution ---
 
 
 def convolution(
     x: Value,
+    *,
     weight: Value,
-    bias: Value | None,
-    padding: Arg,
+    bias: Value | None = None,
     stride: Arg,
+    padding: Arg,
     dilation: Arg,
+    transposed: bool = False,
+    output_padding: Arg = None,
     groups: int,
-    *settings: Any,
+    **settings: Arg,
 ) -> Call:
-    """Padding stands before stride in the libraries' ops, after it in ATen's."""
-    zeros = (0,) * (weight.ndim - 2)
-    args = (x, weight, bias, stride, padding, dilation, False, zeros, groups)
+    """Less the settings of each library."""
+    more = (0,) * (weight.ndim - 2) if output_padding is None else output_padding
+    args = (x, weight, bias, stride, padding, dilation, transposed, more, groups)
     return Call("aten.convolution", args, {}, (0,))
 
 
-def cudnn_convolution(x: Value, weight: Value, *where: Any) -> Call:
-    return convolution(x, weight, None, *where)
-
-
-def inner_convolution(*args: Any) -> Call:
-    """`_convolution` less its library settings."""
-    return Call("aten.convolution", args[:9], {}, (0,))
-
-
-def linear(x: Value, weight: Value, bias: Value | None = None) -> Call:
+def linear(x: Value, *, weight: Value, bias: Value | None = None) -> Call:
     return Call("aten.linear", (x, weight) if bias is None else (x, weight, bias), {}, (0,))
 
 
-# --- forward-mode differentiation ---
-
-
 def zeros(sizes: Arg, **kwargs: Arg) -> Call:
-    """Zeros without memory, which operations know to be zeros."""
+    """Zeros without memory, which operations know to be zeros: of forward-mode differentiation."""
     return Call("aten.zeros", (sizes,), kwargs, (0,))
 
 
@@ -215,11 +142,8 @@ def copied(x: Arg, **kwargs: Arg) -> Call | None:
     return Call("aten.full", ((), x), made, (0,))
 
 
-# --- masks as indices ---
-
-
 def index_put(
-    x: Value, indices: tuple[Arg, ...], values: Value, accumulate: bool = False
+    x: Value, *, indices: tuple[Arg, ...], values: Value, accumulate: bool = False
 ) -> Call | None:
     """`x[mask] = number` with a mask of x's own sizes is a `where`."""
     if accumulate or len(indices) != 1 or values.sizes or values.device != x.device:
@@ -231,30 +155,27 @@ def index_put(
 
 
 RULES: dict[str, Rule] = {
-    "aten._scaled_dot_product_flash_attention_for_cpu": flash_for_cpu,
-    "aten._scaled_dot_product_flash_attention": flash,
-    "aten._scaled_dot_product_efficient_attention": efficient,
-    "aten._scaled_dot_product_cudnn_attention": efficient,
-    "aten._scaled_dot_product_fused_attention_overrideable": overrideable,
+    "aten._scaled_dot_product_flash_attention_for_cpu": attention,
+    "aten._scaled_dot_product_flash_attention": attention,
+    "aten._scaled_dot_product_efficient_attention": attention,
+    "aten._scaled_dot_product_cudnn_attention": attention,
+    "aten._scaled_dot_product_fused_attention_overrideable": attention,
     "aten.native_batch_norm": batch_norm,
     "aten._native_batch_norm_legit": batch_norm,
     "aten.cudnn_batch_norm": batch_norm,
     "aten.miopen_batch_norm": batch_norm,
-    "aten._batch_norm_with_update": batch_norm_with_update,
+    "aten._batch_norm_with_update": batch_norm,
     "aten.mkldnn_convolution": convolution,
     "aten.miopen_convolution": convolution,
-    "aten.cudnn_convolution": cudnn_convolution,
-    "aten._convolution": inner_convolution,
+    "aten.cudnn_convolution": convolution,
+    "aten._convolution": convolution,
     "aten.mkldnn_linear": linear,
     "aten.index_put": index_put,
     "aten._efficientzerotensor": zeros,
     "aten._to_copy": copied,
 }
 
-# --- arguments ---
-
 DROPPED = frozenset({"pin_memory", "layout", "non_blocking"})
-CPU = torch.device("cpu")
 
 
 def tidy_kwargs(kwargs: dict[str, Arg], device: str) -> dict[str, Arg]:

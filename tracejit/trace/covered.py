@@ -16,7 +16,7 @@ from typing import Any
 
 from tracejit.runtime.constants import MISSING
 from tracejit.runtime.origins import CORE, LIBRARY, USER
-from tracejit.runtime.paths import instance_dict, static
+from tracejit.runtime.paths import STEPS, instance_dict, static
 from tracejit.trace.plans import Plan
 from tracejit.trace.reach import Reach
 
@@ -30,9 +30,6 @@ class Coverage:
         self.inside: set[int] = set()  # code of functions that functions of this call define
         self.packages: dict[str, None] = {}
         self.uncovered: dict[int, CodeType] = {}
-        self.library: dict[
-            int, tuple[int, str, FunctionType]
-        ] = {}  # code -> globals node, name, function
 
     def ran(self, plan: Plan, frame: FrameType, local: dict[str, Any]) -> None:
         """A frame of the plan's code starts: find its function, guard where it was found, open what
@@ -63,13 +60,13 @@ class Coverage:
 
     def watch_cells(self, plan: Plan, function: FunctionType, node: int) -> None:
         """Variables of enclosing functions that the code stores to."""
-        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
-        assert plan.reads is not None
-        for name in plan.reads.cell_stores:
-            cell = cells[name]
-            read = functools.partial(_content, cell)
-            counted = name in plan.reads.counts
-            self.reach.effects.add(node, "cell", name, read, plan.code, id(cell), counted)
+        reads = plan.reads
+        assert reads is not None
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+            if name in reads.cell_stores:
+                read = functools.partial(STEPS["cell"], function, name)
+                counted = name in reads.counts
+                self.reach.effects.add(node, "cell", name, read, plan.code, id(cell), counted)
 
     def find(
         self, plan: Plan, frame: FrameType, first: Any, local: dict[str, Any]
@@ -77,10 +74,10 @@ class Coverage:
         """The function that runs and its node, if it can be found."""
         code = plan.code
         for function, node in self.reach.functions.get(id(code), ()):
-            if _closes_over(function, local):
+            if _is_running(function, code, local):
                 return function, node
-        if id(code) in self.library:
-            parent, name, function = self.library[id(code)]
+        if id(code) in self.reach.library:
+            parent, name, function = self.reach.library[id(code)]
             return function, self.reach.child(parent, "item", name, function)
         if first is not None:
             found = self.in_classes(code, first, local)
@@ -96,25 +93,23 @@ class Coverage:
         """Look in the classes of a frame's first argument."""
         kind = first if isinstance(first, type) else type(first)
         for base, name in _candidates(kind, code):
-            for steps, function in unwrap(base.__dict__[name]):
-                if function.__code__ is code and _closes_over(function, local):
-                    owner = kind if static(kind, name) is base.__dict__[name] else base
-                    node = self.class_node(owner, first)
-                    return function, self.steps(node, name, base.__dict__[name], steps, function)
+            stored = base.__dict__[name]
+            for steps, function in unwrap(stored):
+                if _is_running(function, code, local):
+                    node = self.class_node(kind if static(kind, name) is stored else base, first)
+                    return function, self.along(node, "static", name, stored, steps)
         return None
 
-    def steps(
-        self, node: int, name: str, stored: Any, steps: tuple[str, ...], function: FunctionType
-    ) -> int:
-        """Nodes from a class to a function stored in it, through property, staticmethod and the
-        like.
+    def along(self, node: int, step: str, name: str, stored: Any, steps: tuple[str, ...]) -> int:
+        """Nodes from a class or module to a function stored in it, through property, staticmethod
+        and the like.
         """
         if node < 0:
             return -1
-        node = self.reach.child(node, "static", name, stored)
-        for step in steps:
-            stored = _UNWRAP[step](stored)
-            node = self.reach.child(node, step, None, stored)
+        node = self.reach.child(node, step, name, stored)
+        for inner in steps:
+            stored = STEPS[inner](stored, None)
+            node = self.reach.child(node, inner, None, stored)
         return node
 
     def class_node(self, kind: type, instance: Any) -> int:
@@ -142,16 +137,10 @@ class Coverage:
             chain.append(static(chain[-1], name) if isinstance(chain[-1], type) else MISSING)
         if chain[-1] is not wanted:
             return -1
-        node = self.module_node(module)
-        node = self.reach.child(node, "item", first, chain[0])
+        node = self.reach.child(self.reach.tree.module(module), "item", first, chain[0])
         for name, value in zip(rest, chain[1:]):
             node = self.reach.child(node, "static", name, value)
         return node
-
-    def module_node(self, module: str) -> int:
-        """The root node of a module's globals."""
-        namespace = instance_dict(sys.modules[module])
-        return self.reach.tree.child(-1, "globals", module, namespace, predicate=("any", None))
 
     def in_module(
         self, frame: FrameType, code: CodeType, local: dict[str, Any]
@@ -159,17 +148,15 @@ class Coverage:
         """Look under the code's qualified name in its module, and in decorated functions there."""
         module = frame.f_globals.get("__name__")
         qualname = getattr(code, "co_qualname", code.co_name)
-        loaded = sys.modules.get(module) if isinstance(module, str) else None
-        if loaded is None or "." in qualname or instance_dict(loaded) is not frame.f_globals:
+        if not isinstance(module, str) or "." in qualname:
+            return None
+        if instance_dict(sys.modules.get(module)) is not frame.f_globals:
             return None
         stored = frame.f_globals.get(qualname, MISSING)
         for steps, function in unwrap(stored):
-            if function.__code__ is code and _closes_over(function, local):
-                node = self.reach.child(self.module_node(str(module)), "item", qualname, stored)
-                for step in steps:
-                    stored = _UNWRAP[step](stored)
-                    node = self.reach.child(node, step, None, stored)
-                return function, node
+            if _is_running(function, code, local):
+                node = self.reach.tree.module(module)
+                return function, self.along(node, "item", qualname, stored, steps)
         return None
 
     def shadow(self, name: str, first: Any) -> None:
@@ -184,14 +171,6 @@ class Coverage:
         found = static(type(first), name)
         if isinstance(found, FunctionType) and name not in instance_dict(first):
             self.reach.tree.child(node, "attr", name, MISSING)
-
-
-_UNWRAP = {
-    "func": lambda value: value.__func__,
-    "fget": lambda value: value.fget,
-    "wrapped": lambda value: value.__wrapped__,
-    "partialfunc": lambda value: value.func,
-}
 
 
 def unwrap(stored: Any) -> Iterator[tuple[tuple[str, ...], FunctionType]]:
@@ -210,7 +189,7 @@ def unwrap(stored: Any) -> Iterator[tuple[tuple[str, ...], FunctionType]]:
             step = "wrapped"
         else:
             return
-        stored = _UNWRAP[step](stored)
+        stored = STEPS[step](stored, None)
         steps = (*steps, step)
 
 
@@ -225,19 +204,13 @@ def _candidates(kind: type, code: CodeType) -> Iterator[tuple[type, str]]:
                 yield base, name
 
 
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return MISSING
-
-
-def _closes_over(function: FunctionType, local: dict[str, Any]) -> bool:
-    """Whether a frame's free variables are this function's."""
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        try:
-            if name in local and cell.cell_contents is not local[name]:
-                return False
-        except ValueError:
-            continue
+def _is_running(function: FunctionType, code: CodeType, local: dict[str, Any]) -> bool:
+    """Whether a frame with this code and these variables is of this function: its free variables
+    are the function's."""
+    if function.__code__ is not code:
+        return False
+    for name in code.co_freevars:
+        held = STEPS["cell"](function, name)
+        if name in local and held is not MISSING and held is not local[name]:
+            return False
     return True

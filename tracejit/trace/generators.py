@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from tracejit.ir.graph import Arg, Graph, Origin, Rng
+from tracejit.ir.graph import Arg, Rng
 from tracejit.runtime import private
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.private import generator_key as key
-from tracejit.trace.frames import named
+from tracejit.trace.frames import before, named
 from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Storages
 
@@ -36,7 +36,6 @@ _SEEDS_ALL = frozenset(
     for name in ("manual_seed", "_manual_seed_impl")
     if hasattr(torch.random, name)
 )
-_NO_STEPS = frozenset({"CACHE", "EXTENDED_ARG", "PRECALL", "NOP", "KW_NAMES", "PUSH_NULL"})
 
 
 @dataclass(eq=False)
@@ -69,9 +68,7 @@ class Running:
 class Generators:
     """The generators of one recording."""
 
-    graph: Graph
     storages: Storages
-    origin: Callable[[], Origin]
     before: Mapping[int, tuple[torch.Generator, torch.Tensor]]  # trace.tree.Tree.generators
     known: list[Known] = field(default_factory=list)
     running: Running | None = None
@@ -146,26 +143,20 @@ class Generators:
         if running.name == "manual_seed":
             number = running.generator.initial_seed()
             op, args = ("tj.seed_all", (number,)) if running.all else ("tj.seed", (target, number))
-            self.graph.add(op, args, None, (), self.origin())
+            self.storages.node(op, args, None, ())
         elif taken is not None:
             self.taken, self.taker = taken, running.taker
-            meta = self.storages.meta(taken)
-            node = self.graph.add("tj.get_state", (target,), None, [meta], self.origin())
-            self.storages.define(taken, node.out)
+            self.storages.made_by(taken, "tj.get_state", (target,))
         else:
             assert running.state is not None
             if not _alike(running.generator, running.state):
                 raise Refused("random", "a generator's state is set to what no name shows")
             value = self.storages.read(self.storages.find(running.state))
-            self.graph.add("tj.set_state", (target, value), None, (), self.origin())
+            self.storages.node("tj.set_state", (target, value), None, ())
 
     def passed(self, frame: FrameType) -> torch.Tensor:
         """The tensor that a frame passes to the method it is about to call. Raises Refused."""
-        steps = [
-            step
-            for step in dis.get_instructions(frame.f_code)
-            if step.offset <= frame.f_lasti and step.opname not in _NO_STEPS
-        ][:-1]
+        steps = before(frame)
         last, found = steps[-1], None
         if _joins(frame, last.offset):
             pass  # one of several values is passed
@@ -206,7 +197,7 @@ class Generators:
                 names[each.rng] = Rng("made", len(names), device)
             else:
                 raise Refused("random", "a generator is used that no path reaches")
-        for node in self.graph.nodes if names else ():
+        for node in self.storages.graph.nodes if names else ():
             node.args = tuple(_renamed(arg, names) for arg in node.args)
             node.kwargs = {k: _renamed(arg, names) for k, arg in node.kwargs.items()}
         return given

@@ -16,6 +16,7 @@ from tracejit.ir.graph import Arg, Rng, Value, contiguous_strides, map_values, v
 from tracejit.ops.promote import broadcast_all
 from tracejit.ops.strides import dense
 from tracejit.ops.table import OPS, Kind
+from tracejit.trace.meta import tensors_in
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import overload_of
 
@@ -81,8 +82,7 @@ def _on_meta(func: Any, args: tuple[Arg, ...], kwargs: Kwargs) -> tuple[Meta, ..
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("meta")}
     result = func(*map_values(args, _meta), **_mapped(kwargs, _meta))
-    tensors = [t for t in _flat(result) if isinstance(t, torch.Tensor)]
-    return tuple((NAME[t.dtype], tuple(t.shape), tuple(t.stride()), device) for t in tensors)
+    return tuple((NAME[t.dtype], tuple(t.shape), t.stride(), device) for t in tensors_in(result))
 
 
 def _mapped(kwargs: Kwargs, change: Any) -> Kwargs:
@@ -112,9 +112,3 @@ def _device(args: tuple[Arg, ...], kwargs: Kwargs) -> str:
     values = list(values_in((args, tuple(kwargs.values()))))
     placed = [v.device for v in values if v.sizes or v.device != "cpu"]
     return placed[0] if placed else "cpu"
-
-
-def _flat(result: Any) -> list[Any]:
-    if isinstance(result, (tuple, list)):
-        return [item for part in result for item in _flat(part)]
-    return [result]

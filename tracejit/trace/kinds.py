@@ -23,27 +23,19 @@ from tracejit.runtime.constants import MISSING, is_constant
 from tracejit.runtime.origins import is_user_code
 from tracejit.runtime.paths import static
 from tracejit.trace.plans import Plan
+from tracejit.trace.purity import is_binding
 from tracejit.trace.tree import CONTAINERS
 
 # Modules whose whole content is their children.
 HOLDERS = (
-    torch.nn.ModuleList,
-    torch.nn.ModuleDict,
-    torch.nn.Sequential,
-    torch.nn.ParameterList,
+    torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential, torch.nn.ParameterList,
     torch.nn.ParameterDict,
-)
+)  # fmt: skip
 # Objects with a position that no guard describes.
 ITERATORS: tuple[type, ...] = (
-    types.GeneratorType,
-    types.CoroutineType,
-    io.IOBase,
-    type(iter([])),
-    zip,
-    map,
-    enumerate,
+    types.GeneratorType, types.CoroutineType, io.IOBase, type(iter([])), zip, map, enumerate,
     filter,
-)
+)  # fmt: skip
 # Objects whose content is neither an attribute nor an item. Those of exactly these types that are
 # immutable are constants; what remains are subclasses and buffers.
 VALUES: tuple[type, ...] = (numbers.Number, str, bytes, bytearray, memoryview, array.array)
@@ -60,18 +52,10 @@ SEEN: tuple[type, ...] = (
 _HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
 # What classes and modules hold as code.
 ROUTINES: tuple[type, ...] = (
-    FunctionType,
-    property,
-    staticmethod,
-    classmethod,
-    functools.cached_property,
-    functools.partialmethod,
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.ClassMethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.GetSetDescriptorType,
-)
+    FunctionType, property, staticmethod, classmethod, functools.cached_property,
+    functools.partialmethod, types.BuiltinFunctionType, types.MethodDescriptorType,
+    types.ClassMethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType,
+)  # fmt: skip
 
 
 def is_descriptor(value: Any) -> bool:
@@ -103,13 +87,22 @@ def _is_opaque(kind: type) -> bool:
     return (in_c and kind is not object) or bound not in (False, "torch", "pybind11_builtins")
 
 
-def is_bound_in_c(value: Any) -> bool:
-    """Whether it is a C method of some object (`x.add`, `xs.append`), not of a module or class."""
-    if not isinstance(value, types.BuiltinFunctionType):
-        return False
-    owner = value.__self__
-    binding = type(owner).__module__ == "pybind11_builtins" or type(owner).__name__ == "PyCapsule"
-    return not (owner is None or binding or isinstance(owner, (types.ModuleType, type)))
+_INTO: tuple[tuple[type, tuple[str, ...]], ...] = (
+    (types.MethodType, ("self", "func")),
+    (functools.partial, ("partialfunc", "partialargs", "partialkeywords")),
+    (weakref.ref, ("deref",)),
+)
+
+
+def steps_into(value: Any) -> tuple[str, ...]:
+    """The steps to all that an object of C's is made of: a bound method, a partial, a weak
+    reference. None of others, nor of C functions of a module or class.
+    """
+    if isinstance(value, types.BuiltinFunctionType):
+        owner = value.__self__
+        loose = owner is None or is_binding(owner) or isinstance(owner, (types.ModuleType, type))
+        return () if loose else ("self",)
+    return next((steps for kind, steps in _INTO if isinstance(value, kind)), ())
 
 
 def has_fallback(kind: type) -> bool:

@@ -14,8 +14,9 @@ import contextvars
 import functools
 import gc
 import sys
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,14 +24,14 @@ from tracejit.runtime import private, settings, state
 from tracejit.runtime.constants import LEAVES, MISSING, is_constant
 from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
-from tracejit.runtime.paths import STEPS, instance_dict
+from tracejit.runtime.paths import STEPS
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import purity
+from tracejit.trace import conclude, modules, namespaces, purity
 from tracejit.trace.changes import Change
-from tracejit.trace.conclude import Conclusion
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
 from tracejit.trace.generators import METHODS
+from tracejit.trace.kinds import steps_into
 from tracejit.trace.plans import (
     ENVIRON,
     MODULE_CALL,
@@ -48,11 +49,7 @@ from tracejit.trace.reads import passes_on
 from tracejit.trace.recording import Recording, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
-_HOOK_DETAILS = (
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-)
+T = TypeVar("T")
 FOREIGN = (USER, LIBRARY)  # neither torch's nor the interpreter's, whose calls are known
 _verdicts: dict[purity.Key, str | None] = {}
 
@@ -79,7 +76,7 @@ class Observer:
         self.previous: Any = None
         try:
             self.roots(args, kwargs)
-        except Exception as error:
+        except Exception as error:  # ours: it must not end the user's call
             self.failed(error)
 
     def roots(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -90,23 +87,23 @@ class Observer:
         self.root = tree.add(found, fn)
         if isinstance(fn, FunctionType):
             self.reach.functions[id(fn.__code__)] = [(fn, self.root)]
-        elif isinstance(fn, MethodType):
-            self.reach.child(self.root, "self", None, fn.__self__)
-            self.reach.child(self.root, "func", None, fn.__func__)
-        elif isinstance(fn, functools.partial):
-            self.reach.child(self.root, "partialfunc", None, fn.func)
-            for step, items in (("args", enumerate(fn.args)), ("keywords", fn.keywords.items())):
-                held = self.reach.child(self.root, f"partial{step}", None, getattr(fn, step))
-                for key, value in items:
-                    self.reach.child(held, "item", key, value)
+        elif isinstance(fn, (MethodType, functools.partial)):
+            for step in steps_into(fn):
+                value = STEPS[step](fn, None)
+                held = self.reach.child(self.root, step, None, value)
+                if step in ("partialargs", "partialkeywords"):
+                    self.items(held, enumerate(value) if step == "partialargs" else value.items())
         top = tree.add(Node(-1, "args", None, "length", len(args)), args)
-        for position, value in enumerate(args):
-            self.reach.child(top, "item", position, value)
+        self.items(top, enumerate(args))
         ordered = _collects_keywords(fn)
         names = list(kwargs) if ordered else sorted(kwargs)
         top = tree.add(Node(-1, "kwargs", None, "kwargs", [ordered, names]), kwargs)
-        for name in names:
-            self.reach.child(top, "item", name, kwargs[name])
+        self.items(top, ((name, kwargs[name]) for name in names))
+
+    def items(self, node: int, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """What a container of arguments holds."""
+        for key, value in pairs:
+            self.reach.child(node, "item", key, value)
 
     def __enter__(self) -> Observer:
         self.previous = sys.getprofile()
@@ -139,13 +136,6 @@ class Observer:
     def failed(self, error: Exception) -> None:
         """Something was reached that cannot even be looked at, as a parameter without sizes."""
         self.refuse("unguardable", f"observing it failed: {type(error).__name__}: {error}")
-
-    def suspend(self) -> None:
-        """What runs from here to `resume` is none of the call's own."""
-        sys.setprofile(None)
-
-    def resume(self) -> None:
-        sys.setprofile(self.hook)
 
     # Events
 
@@ -191,7 +181,7 @@ class Observer:
     def special(self, plan: Plan, frame: FrameType) -> None:
         """A frame starts of a function that is looked at as a whole."""
         if plan.treatment == MODULE_CALL:
-            self.module_call(frame.f_locals["self"])
+            modules.called(self.reach, frame.f_locals["self"])
         elif plan.treatment == RANDOM:
             name = f"{frame.f_globals['__name__']}.{plan.code.co_name}"
             self.refuse("random", f"calls {name}", frame)
@@ -225,7 +215,7 @@ class Observer:
             self.coverage.ran(plan, frame, local)
             asks = bool(plan.reads and plan.reads.asked)
             if plan.tables and isinstance(first, torch.nn.Module):
-                self.reach.tables(plan, first)
+                modules.all_parts(self.reach, first)
         seen = self.reach.seen
         for name in plan.args:
             value = local.get(name)
@@ -246,105 +236,21 @@ class Observer:
         mark = (number, id(frame.f_globals))
         if mark not in self.globals_seen:
             self.globals_seen.add(mark)
-            if plan.origin != CORE:
-                self.globals(plan, frame.f_globals, frame)
-            elif frame.f_globals.get("F") is torch.nn.functional:
-                self.functional(plan)
-        for name in plan.loads & METHODS:
-            if passes_on(plan.code, name):  # of a generator, perhaps
-                self.refuse("random", f"passes {name} on", frame)
+            self.named(plan, frame)
         if asks:
             self.reach.asked(plan, local, frame.f_globals)
         if self.reach.problem is not None:
             self.refuse(*self.reach.problem, frame)
 
-    def globals(self, plan: Plan, namespace: dict[str, Any], frame: FrameType) -> None:
-        """The globals and imported modules that a code object names."""
-        reads = plan.reads
-        assert reads is not None
-        if reads.whole_globals:
-            self.refuse("unguardable", "calls globals()", frame)
-        node = self.namespace(plan, namespace)
-        if node < 0:
-            if reads.global_loads:
-                self.refuse("unguardable", "globals that no module holds", frame)
-            return
-        added = (name for name in reads.global_stores if name in reads.counts)
-        added_to = [name for name in added if type(namespace.get(name)) is not int]
-        for name in (*reads.global_loads, *added_to):
-            value = namespace.get(name, MISSING)
-            if value is MISSING:
-                if plan.origin == USER:
-                    self.tree.child(node, "item", name, MISSING)
-                if name in purity.IMPURE_BUILTINS and passes_on(plan.code, name):
-                    self.refuse("impure", f"passes {name} on", frame)
-            elif plan.versioned.get(name, MISSING) is value or self.reach.by_version(
-                value, plan.origin
-            ):
-                plan.versioned[name] = value
-                if value is torch.nn.functional:
-                    self.functional(plan)
-                if isinstance(value, FunctionType):
-                    self.coverage.library.setdefault(id(value.__code__), (node, name, value))
-            else:
-                self.reach.step(plan, node, "item", name, value, 0)
-        for name in reads.global_stores:
-            read = functools.partial(namespace.get, name, MISSING)
-            counted = name in reads.counts
-            self.effects.add(node, "item", name, read, plan.code, id(namespace), counted)
-        for name in reads.imports:
-            if name in sys.modules:
-                self.reach.loaded(plan, sys.modules[name])
-
-    def functional(self, plan: Plan) -> None:
-        """Functions of torch.nn.functional that code of torch or a library names: people replace
-        them."""
-        names = plan.loads & vars(torch.nn.functional).keys()
-        node = self.coverage.module_node("torch.nn.functional") if names else -1
-        for name in sorted(names):
-            found = getattr(torch.nn.functional, name)
-            if isinstance(found, (FunctionType, BuiltinFunctionType)):
-                self.reach.child(node, "item", name, found)
-
-    def namespace(self, plan: Plan, namespace: dict[str, Any]) -> int:
-        """The node of a globals dict: a module's, or a function's own; -1 if neither."""
-        known = self.tree.known.get(id(namespace))
-        if known is not None:
-            return known
-        module = namespace.get("__name__")
-        loaded = sys.modules.get(module) if isinstance(module, str) else None
-        if loaded is not None and instance_dict(loaded) is namespace:
-            return self.coverage.module_node(str(module))
-        for function, node in self.reach.functions.get(id(plan.code), ()):
-            if function.__globals__ is namespace:
-                return self.tree.child(node, "namespace", None, namespace, predicate=("any", None))
-        return -1
-
-    def module_call(self, module: Any) -> None:
-        """`module(…)`: its hooks, and the class that its forward is found in."""
-        node = self.tree.known.get(id(module))
-        if node is None:
-            return
-        attributes = instance_dict(module)
-        # Without gradients, hooks of the backward pass are not called.
-        for name in state.HOOKS if torch.is_grad_enabled() else state.HOOKS[:2]:
-            hooks = attributes.get(name)
-            if hooks:
-                self.called_hooks(node, name, hooks)
-            elif hooks is not None:
-                self.tree.child(node, "hooks", name, hooks, ("empty", None))
-        if "forward" in attributes:
-            self.reach.child(node, "attr", "forward", attributes["forward"])
-
-    def called_hooks(self, node: int, name: str, hooks: dict[int, Any]) -> None:
-        """Hooks of a module: how many, which, and how they are called. Their keys mean nothing."""
-        index = self.tree.child(node, "attr", name, hooks, ("length", len(hooks)))
-        for position, hook in enumerate(hooks.values()):
-            self.reach.child(index, "nthvalue", position, hook)
-        attributes = instance_dict(self.tree.values[node])
-        for table in _HOOK_DETAILS:
-            details = attributes[table]
-            self.tree.child(node, "attr", table, details, ("length", len(details)))
+    def named(self, plan: Plan, frame: FrameType) -> None:
+        """What a code object names: globals, and methods that only a call by itself shows."""
+        if plan.origin != CORE:
+            namespaces.global_names(self.reach, plan, frame.f_globals)
+        elif frame.f_globals.get("F") is torch.nn.functional:
+            namespaces.functional(self.reach, plan)
+        for name in plan.loads & METHODS:
+            if passes_on(plan.code, name):  # of a generator, perhaps
+                self.refuse("random", f"passes {name} on", frame)
 
     def outside(self, plan: Plan, local: dict[str, Any]) -> None:
         """Reads of the environment, and of whether a logger would emit."""
@@ -389,7 +295,7 @@ class Observer:
         name = function.__name__
         if private.core_function(name) is not function:
             return
-        node = self.coverage.module_node("torch")
+        node = self.tree.module("torch")
         for asked in settings.SETS.get(name, ()):
             read = functools.partial(settings.read, asked)
             self.effects.add(node, "setting", asked, read, frame.f_code, "setting")
@@ -400,18 +306,11 @@ class Observer:
 
     def changes(self) -> list[Change] | Reason:
         """What the call changed in what it reached, or why a plan cannot do the same."""
-        if self.reason is not None:
-            return self.reason
-        try:
-            return Conclusion(self).changes()
-        except Exception as error:
-            self.failed(error)
-            assert self.reason is not None
-            return self.reason
+        return self._unless_refused(conclude.changes)
 
     def reached(self) -> dict[int, int]:
         """Objects that were there before the call: their nodes by id."""
-        return Conclusion(self).reached()
+        return conclude.reached(self)
 
     def holds(self, value: Any) -> int:
         """How often an object is held here."""
@@ -422,15 +321,19 @@ class Observer:
         """The guards of the call that was recorded, or why it cannot be guarded. To be called
         once."""
         try:
-            if self.reason is not None:
-                return self.reason
-            return Conclusion(self).guards(recording)
-        except Exception as error:
-            self.failed(error)
-            assert self.reason is not None
-            return self.reason
+            return self._unless_refused(conclude.guards, recording)
         finally:
             self.release()
+
+    def _unless_refused(self, conclusion: Callable[..., T], *given: Any) -> T | Reason:
+        """What is concluded, or why nothing is."""
+        if self.reason is None:
+            try:
+                return conclusion(self, *given)
+            except Exception as error:  # as above
+                self.failed(error)
+        assert self.reason is not None
+        return self.reason
 
     def release(self) -> None:
         """Let go of all that the call reached."""

@@ -7,15 +7,18 @@ order in which the call goes over memory, and the recording ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from tracejit.runtime.private import schema_of
+from tracejit.trace.aliases import Alias, Storage
+from tracejit.trace.meta import tensors_in
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Facts
 from tracejit.trace.spans import disjoint
-from tracejit.trace.storages import Alias, Storage, Storages
+from tracejit.trace.storages import Storages
 
 
 def check(found: Storages, facts: Facts, targets: Sequence[Alias], operands: Sequence[Any]) -> None:
@@ -30,7 +33,7 @@ def check(found: Storages, facts: Facts, targets: Sequence[Alias], operands: Seq
         others.append(number)
     for operand in operands:
         alone = len(targets) == 1
-        for place, tensor in enumerate(_tensors(operand)):
+        for place, tensor in enumerate(tensors_in(operand)):
             home = found.home(tensor)
             for number in homes.get(home, ()) if home is not None else ():
                 alias, target = found.find(tensor), targets[number]
@@ -48,13 +51,5 @@ def _in_place(facts: Facts, alias: Alias, target: Alias) -> bool:
     return mine == theirs and (
         torch.Tag.pointwise in op.tags
         or op is torch.ops.aten.copy.default
-        or op._schema.name.startswith("aten::_foreach_")
+        or schema_of(op).name.startswith("aten::_foreach_")
     )
-
-
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _tensors(item)

@@ -4,25 +4,24 @@ process.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
-
-import torch
 
 from tracejit.runtime.origins import (
     CORE,
     LIBRARY,
     OWN,
     STDLIB,
+    TORCH,
     USER,
     origin_of_code,
     package_of_file,
 )
 from tracejit.trace.reads import Reads, analyse
 
-_TORCH = os.path.dirname(os.path.realpath(torch.__file__)) + os.sep
 # Folders and files of torch and the standard library whose frames hold state in the objects they
 # get.
 _SCANNED_TORCH = ("nn/modules/", "nn/utils/", "distributions/", "ao/", "optim/")
@@ -134,7 +133,7 @@ def _make(code: CodeType) -> Plan:
     origin = origin_of_code(code)
     treatment = _treatment(code, origin)
     plan = Plan(code, origin, treatment)
-    plan.computes = origin == CORE and not _is_torch(code)
+    plan.computes = origin == CORE and not _inside(code.co_filename, TORCH)
     plan.nested = tuple(
         id(constant) for constant in code.co_consts if isinstance(constant, CodeType)
     )
@@ -155,8 +154,11 @@ def _make(code: CodeType) -> Plan:
     return plan
 
 
-def _is_torch(code: CodeType) -> bool:
-    return os.path.realpath(code.co_filename).startswith(_TORCH)
+@functools.lru_cache(maxsize=4096)
+def _inside(file: str, folder: str) -> str:
+    """The path of a file inside a folder; empty if it lies elsewhere."""
+    path = os.path.realpath(file)
+    return path[len(folder) :].replace(os.sep, "/") if path.startswith(folder) else ""
 
 
 def _treatment(code: CodeType, origin: str) -> int:
@@ -170,10 +172,10 @@ def _treatment(code: CodeType, origin: str) -> int:
     for (file, function), treatment in _SPECIAL.items():
         if name.endswith(file) and function in ("", qualname):
             return treatment
-    if _is_torch(code):
-        inside = os.path.realpath(code.co_filename)[len(_TORCH) :].replace(os.sep, "/")
-        if inside == _MODULE:
-            return SKIP if code.co_name in _SKIPPED_IN_MODULE else SCAN
+    inside = _inside(code.co_filename, TORCH)
+    if inside == _MODULE:
+        return SKIP if code.co_name in _SKIPPED_IN_MODULE else SCAN
+    if inside:
         return SCAN if inside.startswith(_SCANNED_TORCH) else SKIP
     if name.endswith(_SCANNED_STDLIB):
         return SCAN
@@ -184,12 +186,4 @@ def _stdlib_module(file: str) -> str:
     """The top-level module of a file of the standard library, or of `<frozen name>`."""
     if file.startswith("<frozen "):
         return file[len("<frozen ") : -1].partition(".")[0]
-    inside = os.path.realpath(file).removeprefix(STDLIB).replace(os.sep, "/")
-    return inside.partition("/")[0].removesuffix(".py")
-
-
-def is_core(plan: Plan) -> bool:
-    """Whether the code belongs to torch or the standard library: its globals are covered by
-    version.
-    """
-    return plan.origin == CORE
+    return _inside(file, STDLIB).partition("/")[0].removesuffix(".py")

@@ -9,12 +9,14 @@ here; operators of torch are the recorder's business.
 
 from __future__ import annotations
 
+import builtins
 import collections
 import contextvars
 import enum
 import functools
 import io
 import re
+import threading
 import types
 import weakref
 from typing import Any
@@ -23,92 +25,28 @@ import torch
 
 from tracejit.runtime import private, settings
 
-PURE_MODULES = frozenset(
-    [
-        "builtins",
-        "math",
-        "cmath",
-        "_operator",
-        "operator",
-        "itertools",
-        "_functools",
-        "functools",
-        "_collections",
-        "collections",
-        "_abc",
-        "_struct",
-        "_weakref",
-        "_sre",
-        "_string",
-        "_json",
-        "_bisect",
-        "_heapq",
-        "unicodedata",
-        "binascii",
-        "zlib",
-        "_datetime",
-        "_statistics",
-        "_typing",
-        "_stat",
-        "_opcode",
-        "_imp",
-        "_codecs",
-        "marshal",
-        "copyreg",
-        "_hashlib",
-        "_sha2",
-        "_sha256",
-        "_md5",
-        "numpy",
-        "numpy._core",
-        "numpy._core._multiarray_umath",
-        "numpy._core.multiarray",
-        "numpy.core.multiarray",
-    ]
-)
+PURE_MODULES = frozenset((
+    "builtins", "math", "cmath", "_operator", "operator", "itertools", "_functools", "functools",
+    "_collections", "collections", "_abc", "_struct", "_weakref", "_sre", "_string", "_json",
+    "_bisect", "_heapq", "unicodedata", "binascii", "zlib", "_datetime", "_statistics", "_typing",
+    "_stat", "_opcode", "_imp", "_codecs", "marshal", "copyreg", "_hashlib", "_sha2", "_sha256",
+    "_md5", "numpy", "numpy._core", "numpy._core._multiarray_umath", "numpy._core.multiarray",
+    "numpy.core.multiarray",
+))  # fmt: skip
 
-# In a pure module, but not pure: they print, read, write, execute, or look at the interpreter's own
+# Builtins that are not pure: they print, read, write, execute, or look at the interpreter's own
 # state.
-IMPURE = frozenset(
-    [
-        "builtins.print",
-        "builtins.input",
-        "builtins.open",
-        "builtins.exec",
-        "builtins.eval",
-        "builtins.breakpoint",
-        "builtins.globals",
-        "builtins.locals",
-    ]
-)
+_IMPURE = frozenset(("print", "input", "open", "exec", "eval", "breakpoint", "globals", "locals"))
 
 # Elsewhere, but pure.
-PURE = frozenset(
-    [
-        "sys.getrecursionlimit",
-        "sys.intern",
-        "sys.getsizeof",
-        "sys.exc_info",
-        "sys.setprofile",
-        "sys.getprofile",
-        "sys.exception",
-        "sys.is_finalizing",
-        "sys._getframe",
-        "sys.getrefcount",
-        "sys.audit",
-        "gc.is_tracked",
-        "gc.isenabled",
-        "_thread.get_ident",
-        "_thread.allocate_lock",
-        "_thread.RLock",
-        "_thread.lock",
-        "posix.fspath",
-        "posix._path_normpath",
-        "datetime.timedelta.total_seconds",
-        "_contextvars.copy_context",
-        "itertools.chain.from_iterable",
-    ]
-)
+PURE = frozenset((
+    "sys.getrecursionlimit", "sys.intern", "sys.getsizeof", "sys.exc_info", "sys.setprofile",
+    "sys.getprofile", "sys.exception", "sys.is_finalizing", "sys._getframe", "sys.getrefcount",
+    "sys.audit", "gc.is_tracked", "gc.isenabled", "_thread.get_ident", "_thread.allocate_lock",
+    "_thread.RLock", "_thread.lock", "posix.fspath", "posix._path_normpath",
+    "datetime.timedelta.total_seconds", "_contextvars.copy_context",
+    "itertools.chain.from_iterable",
+))  # fmt: skip
 
 # Pure where a library only keeps books; the user may compute with the answers, which differ between
 # processes, threads and callers.
@@ -117,7 +55,8 @@ OF_THE_PROCESS = frozenset(
     + ("isenabled", "is_tracked", "getrecursionlimit")
 )
 
-IMPURE_BUILTINS = frozenset(name.partition(".")[2] for name in IMPURE) | {"id", "hash"}
+# Builtins that code may call, but not hand on to C.
+NOT_PASSED_ON = _IMPURE | (OF_THE_PROCESS & vars(builtins).keys())
 
 # torch's C functions are pure for Python (operators are recorded) but for these.
 _TORCH_IMPURE = re.compile(
@@ -132,25 +71,11 @@ _SCOPED = re.compile(
 _SETTER = re.compile(r"^_?(un)?set_")
 _SETTINGS = settings.SETTINGS | settings.SETS.keys()  # trace.observe guards and replays these
 # Methods of tensors by which data or memory leaves torch without the recorder seeing it.
-_TENSOR_ESCAPES = frozenset(
-    [
-        "numpy",
-        "data_ptr",
-        "__array__",
-        "__dlpack__",
-        "storage",
-        "untyped_storage",
-        "_storage",
-        "share_memory_",
-        "register_hook",
-        "_backward",
-        "set_data",
-        "__reduce_ex__",
-        "__setstate__",
-        "const_data_ptr",
-        "mutable_data_ptr",
-    ]
-)
+_TENSOR_ESCAPES = frozenset((
+    "numpy", "data_ptr", "__array__", "__dlpack__", "storage", "untyped_storage", "_storage",
+    "share_memory_", "register_hook", "_backward", "set_data", "__reduce_ex__", "__setstate__",
+    "const_data_ptr", "mutable_data_ptr",
+))  # fmt: skip
 
 PURE_TYPES: tuple[type, ...] = (
     str, bytes, bytearray, memoryview, int, float, complex, bool, list, tuple, dict, set, frozenset,
@@ -160,32 +85,17 @@ PURE_TYPES: tuple[type, ...] = (
     io.StringIO, io.BytesIO,
     functools.partial, weakref.ref, types.ModuleType, types.FunctionType, types.MethodType,
     types.TracebackType, types.SimpleNamespace, property, classmethod, staticmethod,
+    type(threading.Lock()), type(threading.RLock()),
     torch.Size, torch.dtype, torch.device, torch.layout, private.variable_functions(),
 )  # fmt: skip
 
 # The type of the object that `object.__init__` and its like are called on says nothing: these names
 # are pure anyway.
-_PURE_ON_ANY = frozenset(
-    [
-        "__init__",
-        "__new__",
-        "__init_subclass__",
-        "__subclasshook__",
-        "__format__",
-        "__reduce_ex__",
-        "__reduce__",
-        "__sizeof__",
-        "__dir__",
-        "__getstate__",
-        "__instancecheck__",
-        "__subclasscheck__",
-        "__class_getitem__",
-        "mro",
-        "__subclasses__",
-        "__enter__",
-        "__exit__",
-    ]
-)
+_PURE_ON_ANY = frozenset((
+    "__init__", "__new__", "__init_subclass__", "__subclasshook__", "__format__", "__reduce_ex__",
+    "__reduce__", "__sizeof__", "__dir__", "__getstate__", "__instancecheck__", "__subclasscheck__",
+    "__class_getitem__", "mro", "__subclasses__", "__enter__", "__exit__",
+))  # fmt: skip
 
 
 def judge(function: Any) -> str | None:
@@ -194,14 +104,14 @@ def judge(function: Any) -> str | None:
     name = function.__name__
     if isinstance(owner, torch.Tensor):
         return f"Tensor.{name}" if name in _TENSOR_ESCAPES else None
-    if owner is None or isinstance(owner, types.ModuleType) or _is_binding(owner):
+    if owner is None or isinstance(owner, types.ModuleType) or is_binding(owner):
         return _judge_module(function.__module__ or "torch", name)
     if isinstance(owner, type):
         return _judge_type(owner, name)
     return _judge_method(owner, name)
 
 
-def _is_binding(owner: Any) -> bool:
+def is_binding(owner: Any) -> bool:
     """Whether the `__self__` of a C function is a record of pybind11's, not an object."""
     return type(owner).__module__ == "pybind11_builtins" or type(owner).__name__ == "PyCapsule"
 
@@ -211,7 +121,7 @@ def _judge_module(module: str, name: str) -> str | None:
     if module == "torch" or module.startswith(("torch.", "torch._C")):
         return full if _is_impure(name) or (module in _TORCH and _sets(name)) else None
     if module in PURE_MODULES:
-        return full if full in IMPURE else None
+        return full if module == "builtins" and name in _IMPURE else None
     return None if full in PURE else full
 
 
@@ -238,15 +148,9 @@ def _judge_type(owner: type, name: str) -> str | None:
     return None if full in PURE else full
 
 
-_LOCKS: tuple[type, ...] = (
-    type(__import__("_thread").allocate_lock()),
-    type(__import__("_thread").RLock()),
-)
-
-
 def _judge_method(owner: Any, name: str) -> str | None:
     kind = type(owner)
-    if isinstance(owner, PURE_TYPES) or name in _PURE_ON_ANY or isinstance(owner, _LOCKS):
+    if isinstance(owner, PURE_TYPES) or name in _PURE_ON_ANY:
         return None
     if isinstance(owner, contextvars.ContextVar):
         return None  # its value is guarded and compared by the observer
@@ -269,6 +173,6 @@ def key_of(function: Any) -> Key:
     kind = type(owner)
     if kind is types.ModuleType or isinstance(owner, type):
         return owner, function.__name__
-    if owner is None or _is_binding(owner):
+    if owner is None or is_binding(owner):
         return function.__module__, function.__name__
     return kind, function.__name__

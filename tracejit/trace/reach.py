@@ -9,7 +9,6 @@ than the frame reads, and needs no look at its data flow. No property, `__getatt
 from __future__ import annotations
 
 import functools
-import sys
 import types
 import weakref
 from collections.abc import Iterable
@@ -19,12 +18,11 @@ from typing import Any
 import torch
 
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
-from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
+from tracejit.runtime.origins import CORE, USER, is_user_code
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
-from tracejit.trace import purity
-from tracejit.trace.effects import Effects, held_by
+from tracejit.trace import modules, namespaces, purity
+from tracejit.trace.effects import Effects, held_by, step_of
 from tracejit.trace.kinds import (
-    HOLDERS,
     ITERATORS,
     REMEMBERING,
     ROUTINES,
@@ -32,16 +30,14 @@ from tracejit.trace.kinds import (
     content_unseen,
     has_fallback,
     is_borrowed,
-    is_bound_in_c,
     is_descriptor,
+    steps_into,
     under,
 )
 from tracejit.trace.plans import Plan
 from tracejit.trace.reads import passes_on
 from tracejit.trace.tree import CONTAINERS, Tree
 
-FUNCTIONS = (FunctionType, types.BuiltinFunctionType)
-TORCH_NAMES = (torch.dtype, torch.layout, torch.memory_format)  # names that nobody gives another
 TOLD = frozenset(("__name__", "__qualname__", "__doc__", "__module__"))  # by a function or class
 HIDDEN = frozenset(("__dict__", "__weakref__"))  # in every class
 MOST_ITEMS = 1000  # a longer container is not described item by item
@@ -63,15 +59,13 @@ class Reach:
         self.seen: set[tuple[int, int]] = set()  # (plan, object) pairs looked at
         self.whole: set[tuple[int, int]] = set()  # pairs of which all attributes may be read
         self.fresh: dict[int, Any] = {}  # ids of objects whose __init__ ran in the call
-        self.refs: dict[
-            int, Any
-        ] = {}  # nodes of objects that no path reached, with weak references
+        self.refs: dict[int, Any] = {}  # nodes of objects that no path reached: weak references
         self.functions: dict[int, list[tuple[FunctionType, int]]] = {}  # by id of the code
+        # Functions of libraries that globals hold, by id of the code: the globals' node, the name.
+        self.library: dict[int, tuple[int, str, FunctionType]] = {}
         self.expanded: set[int] = set()
         self.classes: dict[int, dict[tuple[type, bool], tuple[str, ...]]] = {}  # by id of the plan
-        self.problem: tuple[str, str] | None = (
-            None  # (kind, words): something that no guard describes
-        )
+        self.problem: tuple[str, str] | None = None  # (kind, words): what no guard describes
 
     def refuse(self, kind: str, text: str) -> None:
         """Remember the first thing that makes the call impossible to guard."""
@@ -107,7 +101,7 @@ class Reach:
                 for item in value.values() if isinstance(value, dict) else value:
                     self.visit(plan, item, depth + 1)
         elif isinstance(value, ModuleType):
-            self.loaded(plan, value)
+            namespaces.loaded(self, plan, value)
         elif not isinstance(value, (type, *ROUTINES)) and not is_constant(value):
             self.unknown(plan, value, depth)
 
@@ -115,11 +109,9 @@ class Reach:
         """An object without a path: made by the call, or (decided at the end) reached in a way not
         seen.
         """
-        if isinstance(value, MethodType):
-            self.visit(plan, value.__self__, depth + 1)
-        elif isinstance(value, functools.partial):
-            for part in (value.func, value.args, value.keywords):
-                self.visit(plan, part, depth + 1)
+        if steps := steps_into(value):
+            for step in steps:
+                self.visit(plan, STEPS[step](value, None), depth + 1)
         elif id(value) in self.fresh:
             if depth < DEEPEST_FRESH:
                 self.scan(plan, value, -1, depth + 1)
@@ -164,7 +156,7 @@ class Reach:
             if isinstance(registry, types.MappingProxyType):
                 self.tree.child(node, "attr", "registry", registry, ("length", len(registry)))
         if isinstance(value, ModuleType):
-            self.module_namespace(plan, value, node, depth)
+            namespaces.module_names(self, plan, value, node, depth)
         elif isinstance(value, type):
             names = plan.loads
             if (id(plan), id(value)) in self.whole:
@@ -172,20 +164,13 @@ class Reach:
             self.class_attributes(plan, value, node, names, depth)
         elif isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
             self.container(plan, value, node, depth)
-        elif isinstance(value, MethodType):
-            self.parts(plan, value, node, {"self": value.__self__, "func": value.__func__}, depth)
-        elif is_bound_in_c(value):
-            self.parts(plan, value, node, {"self": value.__self__}, depth)
-        elif isinstance(value, functools.partial):
-            parts = {"func": value.func, "args": value.args, "keywords": value.keywords}
-            parts = {f"partial{name}": part for name, part in parts.items()}
-            self.parts(plan, value, node, parts, depth)
+        elif steps := steps_into(value):
+            for step in steps:
+                self.step(plan, node, step, None, STEPS[step](value, None), depth)
         elif isinstance(value, REMEMBERING):
             if is_user_code(value.__wrapped__):  # cleared, it may give another result
                 name = value.__wrapped__.__qualname__
                 self.refuse("unguardable", f"{name} remembers results, which no guard describes")
-        elif isinstance(value, weakref.ref):
-            self.parts(plan, value, node, {"deref": value()}, depth)
         elif not isinstance(value, ROUTINES) or (
             isinstance(value, FunctionType) and is_user_code(value)
         ):
@@ -199,16 +184,11 @@ class Reach:
         if type(value) in CONTAINERS:
             return  # they have no attributes
         if isinstance(value, ModuleType):
-            file = getattr(value, "__file__", None)
-            owned = isinstance(file, str) and origin_of_file(file) != CORE
+            owned = namespaces.origin_of(value) != CORE
         else:
             owned = not isinstance(value, type) or is_user_code(value)
         if owned and not isinstance(value, (MethodType, types.BuiltinFunctionType)):
             self.effects.watch(value, node, reads, plan.code)
-
-    def parts(self, plan: Plan, value: Any, node: int, parts: dict[str, Any], depth: int) -> None:
-        for step, part in parts.items():
-            self.step(plan, node, step, None, part, depth)
 
     def called_elsewhere(self, plan: Plan, name: Any, value: Any) -> None:
         """A function in C that does more than compute must not be called by C, which nobody sees:
@@ -245,60 +225,6 @@ class Reach:
             self.step(plan, node, "attr", name, attributes[name], 0)
         if reads is not None and reads.stores:
             self.effects.watch_tensor(value, node, reads.stores, plan.code)
-
-    def loaded(self, plan: Plan, value: ModuleType) -> None:
-        """A module that the call imported or looked up: its globals, by its name."""
-        if sys.modules.get(value.__name__) is value:
-            namespace = instance_dict(value)
-            node = self.tree.child(-1, "globals", value.__name__, namespace, ("any", None))
-            self.module_namespace(plan, value, node, 0, "item")
-
-    def module_namespace(
-        self, plan: Plan, value: ModuleType, node: int, depth: int, step: str = "attr"
-    ) -> None:
-        """`module.name` reads; torch's and the standard library's are covered by version, but for
-        functions that user code names: they may be replaced."""
-        file = getattr(value, "__file__", None)
-        origin = origin_of_file(file) if isinstance(file, str) else CORE
-        namespace = instance_dict(value)
-        if origin == CORE:
-            named = plan.loads if plan.origin == USER and node >= 0 else frozenset()
-            for name in sorted(namespace.keys() & named):
-                found = namespace[name]
-                if isinstance(found, (*FUNCTIONS, type)):
-                    if isinstance(found, types.BuiltinFunctionType):
-                        self.called_elsewhere(plan, name, found)
-                    self.child(node, step, name, found)
-                elif isinstance(found, (ModuleType, *CONTAINERS)) or (
-                    is_constant(found) and not isinstance(found, TORCH_NAMES)
-                ):
-                    self.step(plan, node, step, name, found, depth)
-            return
-        for name in sorted(namespace.keys() & plan.loads):
-            found = namespace[name]
-            if value.__name__.startswith("numpy.random"):
-                self.refuse("impure", f"uses {value.__name__}.{name}")
-            if not self.by_version(found, origin):
-                self.step(plan, node, step, name, found, depth)
-
-    def by_version(self, value: Any, origin: str) -> bool:
-        """Whether a global of library code, or a library's class anywhere, is covered by the
-        library's version.
-        """
-        if isinstance(value, type):
-            return not is_user_code(value)
-        if isinstance(value, ROUTINES):
-            return origin != USER and not is_user_code(value)  # a user's name may be rebound
-        if isinstance(value, ModuleType):
-            file = getattr(value, "__file__", None)
-            builtin = not isinstance(file, str) or origin_of_file(file) == CORE
-            return origin != USER and builtin
-        if type(value).__module__ in ("logging", "typing"):
-            return True
-        if origin != LIBRARY or not isinstance(value, CONTAINERS):
-            return False
-        # Large tables, and registries of classes that the library itself extends as it goes.
-        return len(value) > 64 or (isinstance(value, set) and not all(map(is_constant, value)))
 
     def class_attributes(
         self, plan: Plan, kind: type, node: int, names: Iterable[str], depth: int
@@ -365,12 +291,12 @@ class Reach:
         if reads.counts:  # of what is no whole number, adding to it is a read
             names |= {n for n in reads.counts if type(held_by(value, n)) is not int}
         for name in sorted(attributes.keys() & names):
-            if name not in ("_modules", "_parameters", "_buffers") or name in plan.loads:
+            if name not in TABLES.values() or name in plan.loads:
                 self.step(plan, node, "attr", name, attributes[name], depth)
         if computed and node >= 0:
             self.tree.child(node, "dict", None, attributes)
         if isinstance(value, torch.nn.Module):
-            self.module(plan, value, node, attributes, None if computed else names, depth)
+            modules.parts(self, plan, value, node, None if computed else names, depth)
         kind = type(value)
         # What a user's class holds may change between calls.
         known = self.classes.setdefault(id(plan), {}) if is_user_code(kind) else plan.classes
@@ -378,63 +304,27 @@ class Reach:
         if inherited is None:
             inherited = known[kind, computed] = class_names(kind, plan, computed)
         if inherited:
-            self.inherited(plan, value, node, kind, inherited, attributes, depth)
+            self.inherited(plan, value, node, inherited, depth)
         if node >= 0:
             if has_fallback(kind):
                 self.absences(plan.loads, value, node)
             elif reads.optional:
                 self.absences(reads.optional, value, node)
 
-    def module(
-        self, plan: Plan, value: Any, node: int, attributes: dict[str, Any],
-        names: frozenset[str] | None, depth: int,
-    ) -> None:  # fmt: skip
-        """Submodules, parameters and buffers by name; all (`names` is None) of the containers of
-        torch.nn.
-        """
-        whole = names is None or isinstance(value, HOLDERS)
-        for step, table in TABLES.items():
-            held = attributes.get(table)
-            if held is None:
-                continue
-            if whole and node >= 0 and self.tree.nodes[node].step != "ref":
-                self.tree.child(node, "attr", table, held)
-            for name in list(held) if names is None or whole else sorted(held.keys() & names):
-                if isinstance(value, HOLDERS) and plan.origin == CORE and node >= 0:
-                    self.child(node, step, name, held[name])
-                else:
-                    self.step(plan, node, step, name, held[name], depth)
-
-    def tables(self, plan: Plan, value: torch.nn.Module) -> None:
-        """All submodules, parameters and buffers of a reached module (torch walks them)."""
-        node = self.tree.known.get(id(value), -1)
-        if node < 0 or self.tree.nodes[node].step == "ref":
-            return
-        for step, table in TABLES.items():
-            held = instance_dict(value).get(table)
-            if held is not None:
-                self.tree.child(node, "attr", table, held)
-                for name in list(held):
-                    self.child(node, step, name, held[name])
-
     def inherited(
-        self, plan: Plan, value: Any, node: int, kind: type, names: tuple[str, ...],
-        attributes: dict[str, Any], depth: int,
-    ) -> None:  # fmt: skip
+        self, plan: Plan, value: Any, node: int, names: tuple[str, ...], depth: int
+    ) -> None:
         """Slots, and data that the object's classes hold."""
-        owner = -1
+        kind, attributes, owner = type(value), instance_dict(value), -1
         for name in names:
             found = static(kind, name)
             if isinstance(found, types.MemberDescriptorType):
-                try:
-                    self.step(plan, node, "slot", name, found.__get__(value, kind), depth)
-                except AttributeError:
-                    self.step(plan, node, "slot", name, MISSING, depth)
+                self.step(plan, node, "slot", name, STEPS["slot"](value, name), depth)
             elif name not in attributes:
                 if owner < 0 and node >= 0:
                     owner = self.child(node, "class", None, kind)
                 self.static(plan, owner, name, found, depth)
-                if node >= 0 and attributes is not None:
+                if node >= 0:
                     self.tree.child(node, "attr", name, MISSING)
                     if isinstance(found, functools.cached_property):  # its value will be kept
                         self.effects.watch_name(value, node, name, plan.code)
@@ -448,12 +338,9 @@ class Reach:
                 if static(value, name) is MISSING:
                     self.tree.child(node, "static", name, MISSING)
             return
-        attributes = instance_dict(value)
         tables = TABLES if isinstance(value, torch.nn.Module) else {}
         for name in names:
-            if name in attributes or static(type(value), name) is not MISSING:
-                continue
-            if any(name in (attributes.get(table) or ()) for table in tables.values()):
+            if held_by(value, name) is not MISSING or static(type(value), name) is not MISSING:
                 continue
             self.tree.child(node, "attr", name, MISSING)
             if is_user_code(type(value)):
@@ -484,18 +371,13 @@ class Reach:
     def follow(
         self, chain: tuple[str, ...], local: dict[str, Any], namespace: dict[str, Any]
     ) -> Any:
-        """The object that a variable and attributes of it lead to, without running user code; its
-        node if known.
-        """
+        """The object that a variable and attributes of it lead to, without running user code."""
         value = local.get(chain[0], namespace.get(chain[0], MISSING))
         for name in chain[1:]:
-            attributes = instance_dict(value)
-            held = [attributes, *((attributes.get(table) or {}) for table in TABLES.values())]
-            found = next((each[name] for each in held if name in each), MISSING)
+            step = step_of(value, name)
+            found = STEPS[step](value, name)
             node = self.tree.known.get(id(value), -1)
             if found is not MISSING and node >= 0 and self.tree.nodes[node].step != "ref":
-                steps = ("attr", *TABLES)
-                step = next(step for step, each in zip(steps, held) if name in each)
                 self.child(node, step, name, found)
             value = found if found is not MISSING else static(type(value), name)
         return value
@@ -506,14 +388,11 @@ class Reach:
             return
         self.expanded.add(node)
         user = is_user_code(function)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            try:
-                found = cell.cell_contents
-            except ValueError:
-                continue
+        for name in function.__code__.co_freevars:
+            found = STEPS["cell"](function, name)
             if plan.reads is not None and name in plan.reads.counts and type(found) is int:
                 continue
-            if name != "__class__" and (user or not is_constant(found)):
+            if name != "__class__" and found is not MISSING and (user or not is_constant(found)):
                 self.step(plan, node, "cell", name, found, 0)
         if not user:
             return  # its defaults are covered by version

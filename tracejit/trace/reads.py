@@ -143,10 +143,12 @@ def _names(code: CodeType) -> dict[str, dict[str, None]]:
     return found
 
 
-def _cell_name(code: CodeType, arg: int) -> str:
+def _cell_name(code: Any, arg: int) -> str:
     if _VERSION >= (3, 11):
-        return code._varname_from_oparg(arg)  # type: ignore[attr-defined,no-any-return]
-    return (code.co_cellvars + code.co_freevars)[arg]
+        found: str = code._varname_from_oparg(arg)
+        return found
+    names: tuple[str, ...] = code.co_cellvars + code.co_freevars
+    return names[arg]
 
 
 _ADDS = frozenset(("BINARY_ADD", "BINARY_SUBTRACT", "INPLACE_ADD", "INPLACE_SUBTRACT"))
@@ -392,6 +394,5 @@ def line_of_store(code: CodeType, name: str) -> int:
 
 
 def _line(instruction: Any) -> int | None:
-    if _VERSION >= (3, 13):
-        return instruction.line_number  # type: ignore[no-any-return]
-    return instruction.starts_line  # type: ignore[no-any-return]
+    line: int | None = instruction.line_number if _VERSION >= (3, 13) else instruction.starts_line
+    return line

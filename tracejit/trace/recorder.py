@@ -11,9 +11,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,20 +20,22 @@ import torch
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
 from tracejit.runtime.ambient import being_recorded, traced
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.trace.aliases import memory_of
 from tracejit.trace.canonical import WRAPPED
-from tracejit.trace.constants import Watch, watching
+from tracejit.trace.changes import Change
 from tracejit.trace.generators import Generators
-from tracejit.trace.meta import tensors_in, without_values
+from tracejit.trace.meta import raises_without_data, tensors_in, without_values
+from tracejit.trace.observe import Observer
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
 from tracejit.trace.schema import Does, composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
-
-Mode: Any = private.dispatch_mode()
+from tracejit.trace.watch import Watch, watching
 
 
 def record(
@@ -63,24 +64,33 @@ def record(
     return result, recording
 
 
-class Recorder(Mode):  # type: ignore[misc]
+def observed(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Recording, GuardSet | Reason]:
+    """Run `fn(*args, **kwargs)` once, recorded and observed: its own result, the recording, and the
+    guards under which it is right, or why it cannot be used.
+    """
+    observer = Observer(fn, args, kwargs)
+    result, recording = record(fn, args, kwargs, observer=observer)
+    if recording.refused is not None:
+        observer.release()
+    return result, recording, recording.refused or observer.finish(recording)
+
+
+class Recorder(private.TorchDispatchMode):
     """The state of one recording. `refused` is set once, and nothing is recorded after that."""
 
     def __init__(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
         before = {} if observer is None else observer.tree.generators
-        self.generators = Generators(self.graph, self.storages, self.origins.here, before)
-        self.watch = Watch(
-            self.refuse, self.listed, self.inside, self.adopt, self.state, self.stated
-        )
-        self.steps = Steps(
-            self.graph, self.storages, self.origins.here, self.watch, self.generators
-        )
+        self.generators = Generators(self.storages, before)
+        self.watch = Watch(self)
+        self.steps = Steps(self.storages, self.watch, self.generators)
         self.refused: Reason | None = None
         self.calls = 0
         self.aside = False  # what torch is asked now is none of the call's
@@ -91,52 +101,24 @@ class Recorder(Mode):  # type: ignore[misc]
     @contextmanager
     def running(self, observer: Any) -> Iterator[None]:
         """Everything that must surround the call."""
-        if observer is None:
-            with being_recorded(), self, watching(self.watch):
-                yield
-        else:
-            with being_recorded(), self, observer, watching(self.watch):
-                yield
+        with being_recorded(), self, observer or nullcontext(), watching(self.watch):
+            yield
 
     def refuse(self, why: Refused) -> None:
         """Give up recording; the first reason counts."""
         if self.refused is None:
             self.refused = Reason(why.kind, why.text, str(self.origins.here()))
 
-    def listed(self, tensor: torch.Tensor) -> None:
-        """Python is about to get a tensor's numbers."""
-        self._apart(self.steps.listed, tensor)
-
-    def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
-        """Python made a parameter of a tensor."""
-        if _where(data):
-            self._apart(self.storages.adopt, made, data)
-
-    def state(self, name: str, generator: torch.Generator, frame: FrameType) -> None:
-        """A method of a generator's is about to run that takes or changes its state."""
-        self._apart(self.generators.called, name, generator, frame)
-
-    def stated(self, failed: bool) -> None:
-        """That method is over."""
-        self._apart(self.generators.returned, failed)
-
-    def _apart(self, work: Callable[..., None], *given: Any) -> None:
+    def apart(self, work: Callable[..., None], *given: Any) -> None:
         """Work of ours between calls: what torch is asked meanwhile is not recorded."""
         if self.refused is None:
             self.aside = True
             try:
                 work(*given)
-            except Exception as error:
+            except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
             finally:
                 self.aside = False
-
-    def inside(self, tensor: torch.Tensor) -> bool:
-        """Whether the call made a tensor. One of functorch's has no memory that could be told."""
-        try:
-            return self.storages.made(tensor)
-        except (NotImplementedError, RuntimeError):
-            return True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -171,13 +153,13 @@ class Recorder(Mode):  # type: ignore[misc]
         self._advance(step, None)
         try:
             result = func(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # the op's, of any type: it goes on to the user
             if not raises_without_data(func, args, kwargs, error):
                 self.refuse(Refused("raised", f"{facts.name} raised {type(error).__name__}"))
             raise
         if self.refused is None:
             self._advance(step, result)
-            self._apart(self.generators.settle)
+            self.apart(self.generators.settle)
         return result
 
     def _viewable(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -188,7 +170,7 @@ class Recorder(Mode):  # type: ignore[misc]
         number = args[0]
         tensor = torch.scalar_tensor(number, dtype=WRAPPED[type(number)])
         if not self.aside:
-            self._apart(self.steps.number, tensor, number)
+            self.apart(self.steps.number, tensor, number)
         return (tensor, *args[1:])
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -206,7 +188,7 @@ class Recorder(Mode):  # type: ignore[misc]
             step.send(result)
         except StopIteration:
             pass
-        except Exception as error:
+        except Exception as error:  # ours: it must not end the user's call
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
@@ -223,35 +205,36 @@ class Recorder(Mode):  # type: ignore[misc]
 
     def finish(self, result: Any, observer: Any) -> Recording:
         """The recording, once the call has returned `result`."""
-        made = None
         if self.refused is None:
             try:
                 changes = [] if observer is None else observer.changes()
-                if isinstance(changes, Reason):
-                    self.refused = changes
-                else:
-                    reached = {} if observer is None else observer.reached()
-                    made = encode(result, changes, reached, self.storages, self.outside)
-                    given = self._generators(observer, reached)
-                    self._check_given()
-                    self._write_back()
-            except Exception as error:
+                if not isinstance(changes, Reason):
+                    return self._recording(result, changes, observer)
+                self.refused = changes
+            except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
                 # The call is over: nothing in it can be pointed at.
                 self.refused = self.refused and replace(self.refused, place=self.place)
-        if self.refused is not None or made is None:
-            return Recording(refused=self.refused, calls=self.calls)
+        return Recording(refused=self.refused, calls=self.calls)
+
+    def _recording(self, result: Any, changes: list[Change], observer: Any) -> Recording:
+        """The recording of a call that nothing speaks against so far. Raises Refused."""
+        reached = {} if observer is None else observer.reached()
+        tree, held = encode(result, changes, reached, self.storages, self.outside)
+        generators = self._generators(observer, reached)
+        self._check_given()
+        self._write_back()
         return Recording(
             self.graph,
             self.storages.sources,
             self.storages.lazy,
             self.storages.moduli,
-            made.tree,
+            tree,
             self.storages.spans,
-            made.held,
+            held,
             sorted({change.node for change in changes}),
             calls=self.calls,
-            generators=given,
+            generators=generators,
         )
 
     def _generators(self, observer: Any, reached: dict[int, int]) -> list[torch.Generator]:
@@ -264,7 +247,7 @@ class Recorder(Mode):  # type: ignore[misc]
     def _check_given(self) -> None:
         """No tensor that the call was given lies in other memory than before (`x.data = …`)."""
         for tensor, where, needs_grad in self.given:
-            if _where(tensor) != where:
+            if memory_of(tensor) != where:
                 raise Refused("mutation", "a tensor from outside was given other memory")
             if tensor.requires_grad != needs_grad:
                 raise Refused("autograd", "requires_grad of a tensor from outside was changed")
@@ -292,52 +275,10 @@ class Recorder(Mode):  # type: ignore[misc]
         ]
 
 
-def raises_without_data(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
-) -> bool:
-    """Whether a call that raised does so for its arguments' dtypes and sizes, which are guarded:
-    then it raises for tensors without data too (if in other words), and so does every such call."""
-    if func._schema.is_mutable:
-        return False  # it may have written something first
-
-    try:
-        with private.without_modes():
-            func(*_without_data(args), **{name: _without_data(v) for name, v in kwargs.items()})
-    except Exception as again:
-        return type(again) is type(error)
-    return False
-
-
-def _without_data(item: Any) -> Any:
-    """An argument with tensors on the meta device in the place of others."""
-    if isinstance(item, (list, tuple)):
-        return [_without_data(part) for part in item]
-    if isinstance(item, torch.Tensor):
-        return torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
-    return item
-
-
-def _where(tensor: torch.Tensor) -> int:
-    """The address of a tensor's storage; 0 for one without (sparse, or a lazy module's)."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError, ValueError):
-        return 0
-
-
 def _given(fn: Any, args: Any, kwargs: Any) -> list[tuple[torch.Tensor, int, bool]]:
     """Tensors that the call is given, their memory, and whether they require gradients."""
-    found: list[torch.Tensor] = []
-    stack: list[Any] = [args, kwargs]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            stack.extend(item)
+    found = list(tensors_in((args, kwargs)))
     module = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
     if isinstance(module, torch.nn.Module):
         found += [*module.parameters(), *module.buffers()]
-    return [(t, _where(t), t.requires_grad) for t in found]
+    return [(t, memory_of(t), t.requires_grad) for t in found]

@@ -7,31 +7,31 @@ recording and not the call.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePath
-from types import FrameType
 from typing import Any
 
 import torch
 
 from tracejit.ir.dtypes import COMPLEX, FLOATS, TORCH
-from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, values_in
+from tracejit.ir.graph import Arg, Graph, Node, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
 from tracejit.runtime.state import fills
 from tracejit.trace import overlaps
+from tracejit.trace.aliases import Alias
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
-from tracejit.trace.constants import Watch, contents, from_subscript, listed
+from tracejit.trace.constants import contents, from_subscript, listed
 from tracejit.trace.descent import described
+from tracejit.trace.frames import caller
 from tracejit.trace.generators import Generators
 from tracejit.trace.infer import Meta
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
-from tracejit.trace.storages import Alias, Storages
+from tracejit.trace.storages import Storages
 from tracejit.trace.warns import warns
+from tracejit.trace.watch import Watch
 
 
 class _Restore:
@@ -64,17 +64,9 @@ Step = Generator[None, Any, None]
 class Steps:
     """The steps of one recording: they read and write its storages and add to its graph."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        storages: Storages,
-        origin: Callable[[], Origin],
-        watch: Watch,
-        generators: Generators,
-    ) -> None:
-        self.graph, self.storages, self.origin, self.watch = graph, storages, origin, watch
+    def __init__(self, storages: Storages, watch: Watch, generators: Generators) -> None:
+        self.storages, self.watch, self.generators = storages, watch, generators
         self.default = torch.get_default_dtype()  # as it will be when the plan runs
-        self.generators = generators
 
     def of(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """The step of one call."""
@@ -131,15 +123,14 @@ class Steps:
     def filled(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """Memory without values, which a deterministic mode fills."""
         (tensor,) = _tensors((yield))
-        meta, dtype = self.storages.meta(tensor), tensor.dtype
+        dtype = tensor.dtype
         if dtype.is_complex or not tensor.is_contiguous():
             raise Refused("op", f"{facts.name}, filled because algorithms must be deterministic")
         number = NAN if dtype.is_floating_point else True
         if not (dtype.is_floating_point or dtype is torch.bool):
             number = torch.iinfo(dtype).max
         where = {"dtype": dtype, "device": tensor.device}
-        node = self.graph.add("aten.full", (meta[1], number), where, [meta], self.origin())
-        self.storages.define(tensor, node.out)
+        self.storages.made_by(tensor, "aten.full", (tuple(tensor.shape), number), where)
 
     def numbered(self, indices: Arg, tensors: Any) -> Arg:
         """Indices with numbers in place of masks: the places where a mask holds, a column for each
@@ -152,7 +143,7 @@ class Steps:
                 continue
             sizes = (int(tensor.count_nonzero()), tensor.dim())
             meta = ("i64", sizes, (1, sizes[0]), str(tensor.device))
-            places = self.graph.add("aten.nonzero", (value,), {}, [meta], self.origin()).out
+            places = self.storages.node("aten.nonzero", (value,), {}, [meta]).out
             found += [
                 self.storages.add("aten.select.int", (places, 1, d), {}) for d in range(sizes[1])
             ]
@@ -174,11 +165,12 @@ class Steps:
         if any(self.storages.home(t) is not None for t in results):
             raise Refused("op", f"{facts.name} gave memory that was known before")
         self.settle(call, metas)
-        node = self.graph.add(call.op, call.args, call.kwargs, metas, self.origin())
+        node = self.storages.node(call.op, call.args, call.kwargs, metas)
         for tensor, value, meta in zip(kept, node.outputs, metas):
             self.storages.define(tensor, value, meta=meta)
         if call.kept is not None and len(results) > len(kept):
-            restore = _Restore(self.graph, node, call, list(map(self.storages.meta, results)))
+            looks = list(map(self.storages.meta, results))
+            restore = _Restore(self.storages.graph, node, call, looks)
             for n, tensor in enumerate(results):
                 if n not in call.kept:
                     self.storages.define(tensor, None, restore=partial(restore, n))
@@ -225,34 +217,27 @@ class Steps:
             self.storages.strided(result, parent.root)
 
     def _constant(self, tensor: torch.Tensor) -> Step:
-        frame = _caller()
+        frame = caller()
         spelled = from_subscript(frame) and (tensor.dim() == 0 or listed(frame, tensor))
         if not self.watch.plain and not spelled:
             raise Refused("op", "a tensor made from Python data that may not be constant")
-        op, args, kwargs = contents(tensor)
+        made = contents(tensor)
         yield
-        meta = self.storages.meta(tensor)
-        node = self.graph.add(op, args, kwargs, [meta], self.origin())
-        self.storages.define(tensor, node.out)
+        self.storages.made_by(tensor, *made)
 
     def number(self, tensor: torch.Tensor, number: Any) -> None:
         """A tensor that torch makes of a number."""
-        kwargs: dict[str, Arg] = {"dtype": tensor.dtype}
-        meta = self.storages.meta(tensor)
-        node = self.graph.add("aten.full", ((), number), kwargs, [meta], self.origin())
-        self.storages.define(tensor, node.out)
+        self.storages.made_by(tensor, "aten.full", ((), number), {"dtype": tensor.dtype})
 
     def parts(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """split and unbind: each part is a slice or a select of its own."""
         parent = self.storages.find(args[0])
         result = yield
-        dim = args[2] if facts.name != "aten.unbind.int" and len(args) > 2 else 0
-        if facts.name == "aten.unbind.int" and len(args) > 1:
-            dim = args[1]
-        dim = kwargs.get("dim", dim) % len(parent.sizes)
-        start = 0
+        unbound = facts.name == "aten.unbind.int"
+        (dim,) = args[1 if unbound else 2 :] or (kwargs.get("dim", 0),)
+        dim, start = dim % len(parent.sizes), 0
         for n, part in enumerate(result):
-            if facts.name == "aten.unbind.int":
+            if unbound:
                 self.storages.view(part, parent, "aten.select.int", (dim, n))
                 continue
             end = start + part.shape[dim]
@@ -266,7 +251,10 @@ class Steps:
             raise Refused("mutation", "a tensor from outside changed its shape")
         result = yield
         op, where = described(facts.name.replace("_", ""), parent, result, args[1:], kwargs)
-        self.storages.view(result, parent, op, where)
+        if op:
+            self.storages.view(result, parent, op, where)
+        else:
+            self.storages.strided(result, parent.root)
 
     def write(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`x.add_(y)`: the functional op, cast to x's dtype, becomes x's value."""
@@ -286,7 +274,7 @@ class Steps:
         if call.op in OPS or torch.Tag.pointwise in overload_of(call.op).tags:
             return self._fitted(self.storages.add(call.op, call.args, call.kwargs), alias)
         meta = (alias.dtype, alias.sizes, dense_strides(alias.sizes, alias.strides), alias.device)
-        return self.graph.add(call.op, call.args, call.kwargs, [meta], self.origin()).out
+        return self.storages.node(call.op, call.args, call.kwargs, [meta]).out
 
     def _fitted(self, value: Value, alias: Alias) -> Value:
         """`value` in the alias's dtype; its sizes must be the alias's already."""
@@ -312,26 +300,18 @@ class Steps:
         if alias.sizes != tensor.shape or alias.strides != tensor.stride():
             raise Refused("mutation", "a write changed a tensor's shape")
 
-    def write_list(self, facts: Facts, args: Any, kwargs: Any) -> Step:
-        """`torch._foreach_add_(xs, ys)`: one node with a result for each x."""
-        aliases = [self.storages.find(t) for t in args[0]]
-        overlaps.check(self.storages, facts, aliases, (*args[1:], *kwargs.values()))
-        call = self.functional(facts, args, kwargs)
-        yield
-        values = self.storages.apply(call.op, call.args, call.kwargs)
-        for alias, value in zip(aliases, values, strict=True):
-            self.storages.write(alias, self._fitted(value, alias))
-
     def out(self, facts: Facts, args: Any, kwargs: Any) -> Step:
-        """`torch.add(x, y, out=z)`: z may be resized if it is empty and the call's own."""
-        targets = [kwargs[name] for name in facts.outs]
+        """`torch.add(x, y, out=z)`: z may be resized if it is empty and the call's own. Or
+        `torch._foreach_add_(xs, ys)`: one node with a result for each x."""
+        targets = [kwargs[name] for name in facts.outs] or args[0]
         aliases = [self.storages.find(t) for t in targets]
         plain = {k: v for k, v in kwargs.items() if k not in facts.outs}
-        overlaps.check(self.storages, facts, aliases, (*args, *plain.values()))
+        operands = args if facts.outs else args[1:]
+        overlaps.check(self.storages, facts, aliases, (*operands, *plain.values()))
         call = self.functional(facts, args, plain)
         yield
         values = self.storages.apply(call.op, call.args, call.kwargs)
-        for target, alias, value in zip(targets, aliases, values):
+        for target, alias, value in zip(targets, aliases, values, strict=not facts.outs):
             if alias.sizes == target.shape:
                 self._unmoved(target, alias)
                 self.storages.write(alias, self._fitted(value, alias))
@@ -350,7 +330,7 @@ class Steps:
             self.define(call, _tensors(result), facts)
             return
         metas = [self.storages.meta(t) for t in (*_tensors(result)[:3], *args[3:5])]
-        node = self.graph.add(call.op, call.args, call.kwargs, metas, self.origin())
+        node = self.storages.node(call.op, call.args, call.kwargs, metas)
         for n, tensor in enumerate(_tensors(result)):
             self.storages.define(
                 tensor, node.outputs[n] if n < 3 else None, "a buffer for backward"
@@ -361,10 +341,13 @@ class Steps:
     def read(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`.item()`: from here on the program is right for this number only."""
         value = self.storages.read(self.storages.find(args[0]))
-        number = yield
+        self.expect(value, (yield))
+
+    def expect(self, value: Value, number: Any) -> None:
+        """Python got a number: the program is right if the value is that again."""
         if isinstance(number, complex) or number != number:
             raise Refused("data-dependent", f"Python got the number {number}")
-        self.graph.add("tj.expect", (value, number), None, (), self.origin())
+        self.storages.node("tj.expect", (value, number), None, ())
 
     def compare(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`torch.equal(x, y)`: the program is right for this outcome only."""
@@ -373,7 +356,7 @@ class Steps:
         if args[0].shape == args[1].shape:
             equal = self.storages.add("aten.eq.Tensor", (x, y), {})
             every = self.storages.add("aten.all", (equal,), {})
-            self.graph.add("tj.expect", (every, outcome), None, (), self.origin())
+            self.expect(every, outcome)
 
     def listed(self, tensor: torch.Tensor) -> None:
         """`x.tolist()`: from here on the program is right for these numbers only."""
@@ -384,12 +367,9 @@ class Steps:
             value = self.storages.add("aten.reshape", (value, (tensor.numel(),)), {})
         numbers = tensor.detach().flatten().tolist()
         for place, number in enumerate(numbers):
-            if isinstance(number, complex) or number != number:
-                raise Refused("data-dependent", f"Python got the number {number}")
-            one = value
-            if value.sizes:
-                one = self.storages.add("aten.select.int", (value, 0, place), {})
-            self.graph.add("tj.expect", (one, number), None, (), self.origin())
+            where = (value, 0, place)
+            one = self.storages.add("aten.select.int", where, {}) if value.sizes else value
+            self.expect(one, number)
 
     def nothing(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         yield
@@ -404,7 +384,6 @@ _STEPS: dict[Does, Callable[..., Any]] = {
     Does.VIEW: Steps.view,
     Does.PARTS: Steps.parts,
     Does.WRITE: Steps.write,
-    Does.WRITE_LIST: Steps.write_list,
     Does.OUT: Steps.out,
     Does.STATS: Steps.stats,
     Does.RESHAPE: Steps.reshape,
@@ -417,16 +396,6 @@ PLAIN = frozenset(
     {bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout}
     | {torch.memory_format}
 )
-_OURS = f"{PurePath(__file__).parent}/"
-
-
-def _caller() -> FrameType:
-    """The innermost frame that is not the recorder's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    assert frame is not None
-    return frame
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:

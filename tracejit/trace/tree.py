@@ -4,6 +4,7 @@ must be.
 
 from __future__ import annotations
 
+import sys
 from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
@@ -20,6 +21,7 @@ from tracejit.runtime import private
 from tracejit.runtime.constants import MISSING, encode, is_constant, name_of
 from tracejit.runtime.guards import Node
 from tracejit.runtime.origins import is_user_code
+from tracejit.runtime.paths import instance_dict
 from tracejit.runtime.predicates import container_meta, function_meta, tensor_meta
 
 CONTAINERS = (list, tuple, dict, set, frozenset)
@@ -108,6 +110,10 @@ class Tree:
             index = self.add(node, value)
         self.edges[edge] = index
         return index
+
+    def module(self, name: str) -> int:
+        """The root node of a module's globals."""
+        return self.child(-1, "globals", name, instance_dict(sys.modules[name]), ("any", None))
 
     def held(self, parent: int, step: str, key: Any) -> Any:
         """What a step from a node led to; MISSING if it was not taken."""

@@ -13,7 +13,9 @@ from typing import Any
 
 from tracejit.cli.cache.index import Entry, Index
 from tracejit.cli.cache.removal import Extra, Removal
-from tracejit.runtime.store import DAMAGED, HOSTS, Damaged, Item, OtherFormat, Store, digest
+from tracejit.runtime.files import Damaged, Item, OtherFormat, digest
+from tracejit.runtime.store import Store
+from tracejit.runtime.upkeep import DAMAGED, HOSTS
 
 # What a finding is called -> whether it is a fault.
 FAULTS: dict[str, bool] = {

@@ -25,7 +25,7 @@ from tracejit.cli.terminal import (
     source,
 )
 from tracejit.runtime.cache import Cache
-from tracejit.runtime.store import KINDS
+from tracejit.runtime.upkeep import KINDS
 from tracejit.runtime.words import seconds_words, size_words
 
 EXAMPLES = """\b

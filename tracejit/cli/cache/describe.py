@@ -12,7 +12,7 @@ from typing import Any
 from tracejit.cli.cache.index import OK, Entry, Index
 from tracejit.runtime.cache import report_from
 from tracejit.runtime.errors import TracejitError
-from tracejit.runtime.store import Damaged, Item
+from tracejit.runtime.files import Damaged, Item
 
 _NOTHING = Item({})
 

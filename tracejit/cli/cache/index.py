@@ -18,7 +18,9 @@ import click
 from tracejit.cli.terminal import time_text
 from tracejit.runtime.cache import Cache
 from tracejit.runtime.errors import AmbiguousKey, NoSuchKey, TracejitError
-from tracejit.runtime.store import KINDS, Damaged, File, Item, OtherFormat, Store
+from tracejit.runtime.files import Damaged, Item, OtherFormat
+from tracejit.runtime.store import Store
+from tracejit.runtime.upkeep import KINDS, File
 from tracejit.runtime.words import plural
 
 SHORT = 12  # digits of a key that are shown

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tracejit.cli.cache.describe import Subject
 from tracejit.runtime import cpu
 from tracejit.runtime.errors import TracejitError
-from tracejit.runtime.store import Item
+from tracejit.runtime.files import Item
 
 
 def stored(found: Subject) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracejit.cli.cache.index import Entry, Id, Index
-from tracejit.runtime.store import DAMAGED, HOSTS, KINDS
+from tracejit.runtime.upkeep import DAMAGED, HOSTS, KINDS
 
 MOST_NAMED = 4  # files named for each reason
 _WITH_PLAN = "its plan goes"

@@ -13,7 +13,7 @@ from tracejit.cli.cache.removal import Extra
 from tracejit.cli.cache.wishes import stale
 from tracejit.cli.terminal import time_text
 from tracejit.runtime.config import config
-from tracejit.runtime.store import KINDS
+from tracejit.runtime.upkeep import KINDS
 
 
 def document(index: Index) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from tracejit.cli.cache.index import Entry, opened
 from tracejit.cli.cache.wishes import stale
 from tracejit.cli.doctor.checks import FAULT, OK, Check
 from tracejit.runtime.config import config
-from tracejit.runtime.store import Damaged, OtherFormat, Store
+from tracejit.runtime.files import Damaged, OtherFormat
+from tracejit.runtime.store import Store
 from tracejit.runtime.words import plural, size_words
 
 GROUP = "cache"

@@ -47,7 +47,7 @@ def isolated(group: str, probe: Probe) -> Iterator[Check]:
     """The rows of a probe; what it raises is a row too."""
     try:
         yield from probe()
-    except Exception as error:
+    except Exception as error:  # of any type: it is what the row says
         first = str(error).partition("\n")[0]
         yield Check(group, "check", FAULT, f"{type(error).__name__}: {first}")
 
@@ -119,7 +119,7 @@ def _package(package: Package) -> Check:
         return Check("versions", package.name, state, text, package.command)
     try:
         imported = importlib.import_module(module) if package.tried else None
-    except Exception as error:
+    except Exception as error:  # an import may raise anything
         text = f"installed, but its import fails: {str(error).strip().partition(chr(10))[0]}"
         return Check("versions", package.name, FAULT, text, package.again)
     version = _version(package.name, imported)
@@ -235,7 +235,7 @@ def _tool(name: str, use: str, private: Any) -> Check:
     try:
         path = private.triton_ptxas(90) if name == "ptxas" else private.triton_tool(name)
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30)
-    except Exception as error:
+    except Exception as error:  # Triton's, or the system's
         return Check("toolchain", name, state, f"{type(error).__name__}: {error}", advice)
     found = re.search(r"release [\d.]+, V([\d.]+)", done.stdout)
     if done.returncode or found is None:

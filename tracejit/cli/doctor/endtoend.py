@@ -41,14 +41,14 @@ def end_to_end() -> Iterator[Check]:
     for package in PACKAGES[:2]:  # torch and triton
         try:
             importlib.import_module(package.name)
-        except Exception:
+        except Exception:  # an import may raise anything
             text = f"needs {package.name}, whose import fails"
             yield Check(GROUP, STEPS["compiled_for_gpu"], FAULT, text)
             return
     for step in (compiled_for_gpu, interpreted, native, on_gpu):
         try:
             yield from step()
-        except Exception as error:
+        except Exception as error:  # of any type: it is what the row says
             first = str(error).strip().partition("\n")[0]
             name = STEPS[step.__name__]
             yield Check(GROUP, name, FAULT, f"{type(error).__name__}: {first}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tracejit.runtime.moulds import Mould
+from tracejit.runtime.pytrees import Mould
 
 
 @dataclasses.dataclass
