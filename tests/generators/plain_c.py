@@ -115,10 +115,6 @@ def load(source, binary=None):
     return launch
 
 
-def synchronize():
-    """Nothing is launched that is not done."""
-
-
 class Writer:
     """Writes one nest: each row's own values in order, then what it stores."""
 
@@ -151,13 +147,15 @@ class Writer:
         loops = map(LOOP.format, self.nest.reduction)
         return "\n".join(["{", *scans, *loops, "{", *map(self.statement, inside), last, "}", "}"])
 
-    def begin(self, scalar):  # what a reduction or a scan starts with
+    def begin(self, scalar):
+        """What a reduction or a scan starts with."""
         total, dtype = self.names[scalar.key], reduced_as(scalar.arg, scalar.args[0].dtype)
         wide = "f64" if dtype in FLOATS and scalar.arg in ("sum", "prod") else dtype
         place = f"int64_t {total}_at = -1; " if scalar.arg in BEHIND else ""
         return f"{place}{REGISTER[wide]} {total}_ = {identity(scalar.arg, dtype)};"
 
-    def combine(self, scalar):  # one more element for it
+    def combine(self, scalar):
+        """One more element for a reduction or a scan."""
         total, new = f"{self.names[scalar.key]}_", self.names[scalar.args[0].key]
         if scalar.arg in BEHIND:
             axes = self.nest.reduction
