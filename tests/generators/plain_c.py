@@ -19,7 +19,6 @@ from tracejit.fuse.scalar import REDUCTIONS, NoRule, in_order
 from tracejit.ir.dtypes import FLOATS, HALVES
 from tracejit.runtime.devices import DEVICES, base
 from tracejit.runtime.kernel import Binary
-from tracejit.runtime.targets import BACKENDS, Choice
 
 COMMAND = "cc -x c -O1 -shared -fPIC -fwrapv -ffp-contract=off -DTrue=1 -DFalse=0 - -lm -o"
 HEAD = r"""
@@ -83,7 +82,6 @@ BEHIND = {"argmax": "<=", "argmin": ">="}  # what is not more extreme than; NaN 
 def register():
     """Add a row to each table. The targets that run here: none if `cc` does not know half types."""
     ROWS["c"], DEVICES["c"] = (__name__, __name__), __name__
-    BACKENDS["c"] = lambda device: Choice("c")
     attempt = "echo '_Float16 x;' | cc -x c -c -o /dev/null -"
     return [] if subprocess.run(attempt, shell=True, capture_output=True).returncode else ["c"]
 
