@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,21 @@ def test_it_is_small_and_nothing_else_names_it() -> None:
     files = {path for folder in folders for path in folder.rglob("*.py")} - {own, Path(__file__)}
     assert len(files) > 300
     assert not [path for path in files if re.search(r"plain_?c\b", path.read_text(), re.I)]
-    assert plain_c in FOUND
+    assert plain_c in FOUND and len(PLACES) > 5
+
+
+PLACES = re.findall(
+    r"`([\w.]+)`(?: of| in)\s+`([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text()
+)
+
+
+@pytest.mark.parametrize(("name", "path"), PLACES)
+def test_the_rows_that_contributing_names_are_there(name: str, path: str) -> None:
+    path = path.removesuffix("/__init__.py").removesuffix(".py")
+    home = "" if path.startswith(("tests", "tracejit")) else "tracejit."
+    found: Any = import_module(home + path.replace("/", "."))
+    for part in name.split("."):
+        found = getattr(found, part)
 
 
 @pytest.mark.skipif(not OTHERS, reason="no C compiler here that knows _Float16")
