@@ -109,14 +109,8 @@ def recording(work: Work, found: Outcome) -> Callable[[], Any]:
 def record_once(work: Work) -> None:
     """One recorded and observed call, up to its guards. Raises RuntimeError if it is refused."""
     from tracejit.runtime.reasons import Reason
-    from tracejit.trace.observe import Observer
-    from tracejit.trace.recorder import record
+    from tracejit.trace.recorder import observed
 
-    observer = Observer(work.function, work.args, {})
-    _, made = record(work.function, work.args, {}, observer=observer)
-    if made.refused is not None:
-        observer.release()
-        raise RuntimeError(str(made.refused))
-    guards = observer.finish(made)
+    _, _, guards = observed(work.function, work.args, {})
     if isinstance(guards, Reason):
         raise RuntimeError(str(guards))

@@ -169,7 +169,7 @@ class _Writes:
         """The nest with one buffer for both; its name ends with a line for each such buffer, as
         torch's in what works in place."""
         names = {b.name: old if b.name == out else b.name for b in nest.buffers}
-        new = rewrite(nest, lambda index: index, nest.axes, names)
+        new = rewrite(nest, names=names)
         name = f"{nest.name}_"
         while name in self.taken:
             name += "_"

@@ -24,7 +24,6 @@ from tracejit.fuse.program import (
     Slot,
     Step,
 )
-from tracejit.ir.dtypes import itemsize
 from tracejit.runtime import private
 from tracejit.runtime.externs import resolve
 
@@ -44,14 +43,6 @@ class MemoryPlan:
     groups: dict[str, str] = field(default_factory=dict)
     peak: int = 0  # bytes of the plan's own buffers alive at once, at most
     allocated: int = 0  # bytes asked of the allocator in one run
-
-
-def span(slot: Slot) -> int:
-    """Elements from the first to the last that the slot's geometry reaches; 0 if it is empty."""
-    if any(size == 0 for size in slot.sizes):
-        return 0
-    steps = zip(slot.sizes, slot.strides, strict=True)
-    return 1 + sum(int((size - 1) * stride) for size, stride in steps)
 
 
 def reads(step: Step) -> Iterator[str]:
@@ -195,17 +186,15 @@ def _take_over(program: Program, plan: MemoryPlan, group_last: dict[str, int], e
 
 
 def _best(dead: list[Slot], slot: Slot) -> Slot | None:
-    need = span(slot)
+    need = slot.span
     fits = [
         d
         for d in dead
-        if d.dtype == slot.dtype
-        and d.device == slot.device
-        and need <= span(d) <= MOST_WASTE * need
+        if d.dtype == slot.dtype and d.device == slot.device and need <= d.span <= MOST_WASTE * need
     ]
     return min(
         fits,
-        key=lambda d: (span(d), (d.sizes, d.strides) != (slot.sizes, slot.strides)),
+        key=lambda d: (d.span, (d.sizes, d.strides) != (slot.sizes, slot.strides)),
         default=None,
     )
 
@@ -217,7 +206,7 @@ def _keep(program: Program, plan: MemoryPlan, group_last: dict[str, int], end: i
     left = KEPT
     for step in program.steps:
         for slot in step.outs if isinstance(step, RunKernel) else ():
-            group, size = plan.groups[slot.name], span(slot) * itemsize(slot.dtype)
+            group, size = plan.groups[slot.name], slot.bytes
             if slot.name in plan.donor or slot.device != "cpu" or group in seen:
                 continue
             if group_last[group] < end and size <= left:
@@ -233,7 +222,7 @@ def _measure(program: Program, plan: MemoryPlan, last: dict[str, int]) -> None:
         if isinstance(step, (RunKernel, RunExtern)):
             for slot in step.outs:
                 donor = plan.donor.get(slot.name)
-                size = held.pop(donor) if donor else span(slot) * itemsize(slot.dtype)
+                size = held.pop(donor) if donor else slot.bytes
                 now += 0 if donor else size
                 plan.allocated += 0 if donor or slot.name in plan.kept else size
                 held[slot.name] = size

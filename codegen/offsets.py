@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from tracejit.codegen.memory import makes, span
+from tracejit.codegen.memory import makes
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.program import Alias, Program, RunKernel, Slot, Step
 from tracejit.fuse.regroup import rewrite
@@ -62,7 +62,7 @@ def _from_zero(nest: LoopNest) -> tuple[LoopNest, dict[str, int]]:
     offsets = {b: k for b, k in first.items() if k > 0 and b not in written}
     if not offsets:
         return nest, offsets
-    new = rewrite(nest, lambda index: index, nest.axes, offsets=offsets)
+    new = rewrite(nest, offsets=offsets)
     ends: dict[str, int] = {}  # of what is read
     for scalar in new.body():
         if isinstance(scalar.arg, Load) and scalar.arg.buffer in offsets:
@@ -90,7 +90,7 @@ class _Views:
             return name
         if (name, offset) not in self.known:
             base = self.slots[name]
-            sizes = (span(base) - offset,)
+            sizes = (base.span - offset,)
             out = replace(base, name=f"{name}_from_{offset}", sizes=sizes, strides=(1,))
             self.add(Alias(name, out, offset))
             self.known[name, offset] = out.name

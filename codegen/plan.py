@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results, span
+from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -37,7 +37,7 @@ from tracejit.fuse.program import (
     Slot,
 )
 from tracejit.ir.draws import KEYS
-from tracejit.ir.dtypes import NAME, TORCH, itemsize
+from tracejit.ir.dtypes import NAME, TORCH
 from tracejit.ir.execute import draws, sized_by_data
 from tracejit.ir.graph import Origin, Rng
 from tracejit.runtime import hugepages, private
@@ -272,7 +272,7 @@ class _Writer:
             allocator = self.names.allocator(slot.device)
             dtype = self.names.constant("dtype", slot.dtype)
             fresh = f"{allocator}({slot.sizes}, {slot.strides}, {dtype})"
-            large = slot.device == "cpu" and _bytes(slot) >= hugepages.FROM
+            large = slot.device == "cpu" and slot.bytes >= hugepages.FROM
             self.line(f"{name} = on_huge_pages({fresh})" if large else f"{name} = {fresh}")
             return
         old, free = self.slots[donor], self.use(donor)
@@ -387,9 +387,9 @@ class _Writer:
 
     def ranges(self, slots: Sequence[Slot]) -> str:
         """Variables, and the bytes of each."""
-        some = [slot for slot in slots if span(slot)]
+        some = [slot for slot in slots if slot.span]
         names = "".join(f"{self.use(slot.name)}, " for slot in some)
-        return f"({names.rstrip(' ')}), ({''.join(f'{_bytes(s)},' for s in some)})"
+        return f"({names.rstrip(' ')}), ({''.join(f'{s.bytes},' for s in some)})"
 
     def draws_before_leaving(self) -> bool:
         """Whether random numbers are drawn before a step that may leave the plan or raise: then the
@@ -407,11 +407,6 @@ def _generators(step: Any) -> list[Rng]:
     """The generators that a step is given."""
     parts = (*step.args, *step.kwargs.values()) if isinstance(step, RunExtern) else ()
     return [part for part in parts if isinstance(part, Rng)]
-
-
-def _bytes(slot: Slot) -> int:
-    """From the first to the last that it reaches."""
-    return span(slot) * itemsize(slot.dtype)
 
 
 def place(origin: Origin) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from tracejit import compilation, compiler
 from tracejit.api import dispatcher_of, is_compiled, wrap
 from tracejit.dispatch import Dispatcher, Options
-from tracejit.firstcall import observed
 from tracejit.runtime import bundle, cache
 from tracejit.runtime.bundle import Bundle
 from tracejit.runtime.config import FLAGS, TARGET
@@ -22,6 +21,7 @@ from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import first_code
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import is_gpu
+from tracejit.trace.recorder import observed
 from tracejit.trace.recording import Recording
 
 # Attributes by which code asks where it runs, or chooses it.

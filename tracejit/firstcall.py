@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tracejit.entry import Entry
 from tracejit.runtime import forks, log
 from tracejit.runtime.errors import RanEagerly
-from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import worker
-from tracejit.trace.observe import Observer
-from tracejit.trace.recorder import record as record_calls
+from tracejit.trace.recorder import observed
 from tracejit.trace.recording import Recording
 
 if TYPE_CHECKING:
@@ -47,18 +45,6 @@ def record(
     dispatcher.entries = (*dispatcher.entries, entry)
     compile(dispatcher, entry, recording, choice)
     return result
-
-
-def observed(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, Recording, GuardSet | Reason]:
-    """Run a call: its result, what was recorded, and the guards, or why it cannot be captured."""
-    observer = Observer(function, args, kwargs)
-    result, recording = record_calls(function, args, kwargs, observer=observer)
-    if recording.refused is None and recording.graph is not None:
-        return result, recording, observer.finish(recording)
-    observer.release()
-    return result, recording, recording.refused or Reason("op", "nothing was recorded")
 
 
 def refuse(dispatcher: Dispatcher, signature: Any, reason: Reason) -> None:

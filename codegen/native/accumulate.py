@@ -8,11 +8,8 @@ f32 are added up in f64: their number is no longer seen in the error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 from tracejit.codegen.native import words
-from tracejit.codegen.native.builder import I1, I32, I64, Builder, Slot, Type, Value, const
+from tracejit.codegen.native.builder import I32, I64, Builder, Slot, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Index, reach
 from tracejit.fuse.reductions import identity, reduced_as
@@ -20,34 +17,6 @@ from tracejit.fuse.scalar import REDUCTIONS, SCANS, Scalar
 from tracejit.ir.dtypes import FLOATS
 
 INSIDE = {32: (1 << 31) - 1, 64: (1 << 63) - 1}  # positions after all others
-
-
-class Accumulator(Protocol):
-    """What a reduction has seen so far, one part for each lane."""
-
-    def add(self, at: Evaluator) -> None:
-        """Take in the element at this place."""
-        ...
-
-    def fold(self) -> None:
-        """A block is done."""
-        ...
-
-    def merge(self, other: Accumulator) -> None:
-        """Take in what another of half as many lanes, or as many, has seen after this one."""
-        ...
-
-    def parts(self) -> list[Value]:
-        """What it holds: one value, or value and position."""
-        ...
-
-    def take(self, parts: list[Value]) -> None:
-        """Take in what `parts` of another gave."""
-        ...
-
-    def across(self) -> list[Value]:
-        """The parts of all lanes combined: scalars."""
-        ...
 
 
 def accumulator(b: Builder, scalar: Scalar, lanes: int, column: Index, wide: bool) -> Accumulator:
@@ -86,30 +55,66 @@ def _element(b: Builder, scalar: Scalar, dtype: str, at: Evaluator, lanes: int) 
     return b.select(at.mask, wide, unit)
 
 
-@dataclass
-class Total:
+class Accumulator:
+    """What a reduction has seen so far, one part for each lane: `parts` are one value, or a value
+    and its position. `total`: of blocks that are done, if it goes by blocks."""
+
+    total: Slot | None = None
+
+    def __init__(self, b: Builder, scalar: Scalar, lanes: int, name: str) -> None:
+        self.b, self.scalar, self.lanes = b, scalar, lanes
+        self.dtype = reduced_as(scalar.arg, scalar.args[0].dtype)
+        self.unit = b.splat(words.number(self.dtype, identity(scalar.arg, self.dtype)), lanes)
+        self.partial = b.slot(self.unit, name)
+
+    def add(self, at: Evaluator) -> None:
+        """Take in the element at this place."""
+        raise NotImplementedError
+
+    def fold(self) -> None:
+        """A block is done."""
+
+    def parts(self) -> list[Value]:
+        """What it holds."""
+        raise NotImplementedError
+
+    def take(self, parts: list[Value]) -> None:
+        """Take in what `parts` of another gave."""
+        raise NotImplementedError
+
+    def combine(self, left: list[Value], right: list[Value]) -> list[Value]:
+        """The parts of two as those of one."""
+        raise NotImplementedError
+
+    def merge(self, other: Accumulator) -> None:
+        """Take in what another of half as many lanes, or as many, has seen after this one."""
+        other.take(self._narrowed(other.lanes))
+
+    def across(self) -> list[Value]:
+        """The parts of all lanes combined: scalars."""
+        return [self.b.extract(p, 0) if p.type.lanes else p for p in self._narrowed(1)]
+
+    def _narrowed(self, lanes: int) -> list[Value]:
+        """The parts in that many lanes, or fewer: halves combined, again and again."""
+        parts = self.parts()
+        while parts[0].type.lanes > lanes:
+            pairs = [halves(self.b, p) for p in parts]
+            parts = self.combine([low for low, _ in pairs], [high for _, high in pairs])
+        return parts
+
+
+class Total(Accumulator):
     """A reduction whose result is a combined element."""
 
-    b: Builder
-    scalar: Scalar
-    lanes: int
-    wide: bool
+    def __init__(self, b: Builder, scalar: Scalar, lanes: int, wide: bool) -> None:
+        super().__init__(b, scalar, lanes, f"partial_{scalar.arg}")
+        self.whole = _part_dtype(scalar, wide)
+        self.word = REDUCTIONS[scalar.arg] or ""
+        if scalar.arg == "sum" and self.dtype in FLOATS:
+            self.total = b.slot(b.splat(words.number(self.whole, 0.0), lanes), "total")
 
-    def __post_init__(self) -> None:
-        self.dtype = reduced_as(self.scalar.arg, self.scalar.args[0].dtype)
-        self.whole = _part_dtype(self.scalar, self.wide)
-        self.word = REDUCTIONS[self.scalar.arg] or ""
-        unit = words.number(self.dtype, identity(self.scalar.arg, self.dtype))
-        self.unit = self.b.splat(unit, self.lanes)
-        self.partial = self.b.slot(self.unit, f"partial_{self.scalar.arg}")
-        self.total: Slot | None = None
-        if self.scalar.arg == "sum" and self.dtype in FLOATS:
-            zero = self.b.splat(words.number(self.whole, 0.0), self.lanes)
-            self.total = self.b.slot(zero, "total")
-
-    def combine(self, left: Value, right: Value) -> Value:
-        """Two parts as one."""
-        return words.apply(self.b, self.word, self.whole, left, right)
+    def combine(self, left: list[Value], right: list[Value]) -> list[Value]:
+        return [words.apply(self.b, self.word, self.whole, left[0], right[0])]
 
     def add(self, at: Evaluator) -> None:
         element = _element(self.b, self.scalar, self.dtype, at, self.lanes)
@@ -118,8 +123,7 @@ class Total:
 
     def fold(self) -> None:
         if self.total is not None:
-            partial = words.cast(self.b, self.partial.get(), self.dtype, self.whole)
-            self.total.set(self.combine(self.total.get(), partial))
+            self.take([words.cast(self.b, self.partial.get(), self.dtype, self.whole)])
             self.partial.set(self.unit)
 
     def parts(self) -> list[Value]:
@@ -128,47 +132,27 @@ class Total:
 
     def take(self, parts: list[Value]) -> None:
         into = self.total or self.partial
-        into.set(self.combine(into.get(), parts[0]))
-
-    def merge(self, other: Accumulator) -> None:
-        assert isinstance(other, Total)
-        (part,) = self.parts()
-        while part.type.lanes > other.lanes:
-            part = self.combine(*halves(self.b, part))
-        other.take([part])
-
-    def across(self) -> list[Value]:
-        (part,) = self.parts()
-        while part.type.lanes > 1:
-            part = self.combine(*halves(self.b, part))
-        return [self.b.extract(part, 0) if part.type.lanes else part]
+        into.set(*self.combine([into.get()], parts))
 
 
 def halves(b: Builder, value: Value) -> tuple[Value, Value]:
     """The lower and the upper half of a vector's lanes."""
     half = value.type.lanes // 2
-    lower, upper = list(range(half)), list(range(half, 2 * half))
-    return b.shuffle(value, None, lower), b.shuffle(value, None, upper)
+    return b.shuffle(value, None, range(half)), b.shuffle(value, None, range(half, 2 * half))
 
 
-@dataclass
-class First:
+class First(Accumulator):
     """argmax and argmin: the first extreme and its position; NaN counts as extreme. Positions are
-    as wide as elements where they fit, and 64 bits outside of this accumulator."""
+    as wide as elements where they fit, and 64 bits outside of this accumulator. They tell which was
+    first, in whatever order parts are combined."""
 
-    b: Builder
-    scalar: Scalar
-    lanes: int
-    column: Index
-
-    def __post_init__(self) -> None:
-        self.dtype = reduced_as(self.scalar.arg, self.scalar.args[0].dtype)
-        unit = words.number(self.dtype, identity(self.scalar.arg, self.dtype))
-        self.best = self.b.slot(self.b.splat(unit, self.lanes), "best")
-        fits = self.best.type.bits <= 32 and reach(self.column) < INSIDE[32]
+    def __init__(self, b: Builder, scalar: Scalar, lanes: int, column: Index) -> None:
+        super().__init__(b, scalar, lanes, "best")
+        self.column = column
+        fits = self.partial.type.bits <= 32 and reach(column) < INSIDE[32]
         self.position = I32 if fits else I64
-        self.inside = self.b.splat(const(self.position, INSIDE[self.position.bits]), self.lanes)
-        self.where = self.b.slot(self.inside, "where")
+        self.inside = b.splat(const(self.position, INSIDE[self.position.bits]), lanes)
+        self.where = b.slot(self.inside, "where")
 
     def better(self, value: Value, where: Value, best: Value, place: Value) -> Value:
         """Whether (value, where) goes before (best, place)."""
@@ -183,6 +167,10 @@ class First:
         earlier = b.icmp("slt", where, place)
         return b.binary("or", beats, b.binary("and", ties, earlier))
 
+    def combine(self, left: list[Value], right: list[Value]) -> list[Value]:
+        first = self.better(*right, *left)
+        return [self.b.select(first, r, p) for p, r in zip(left, right, strict=True)]
+
     def take(self, parts: list[Value]) -> None:
         value, where = parts
         if self.position != I64:
@@ -190,9 +178,9 @@ class First:
         self._take(value, where)
 
     def _take(self, value: Value, where: Value) -> None:
-        best, place = self.best.get(), self.where.get()
+        best, place = self.partial.get(), self.where.get()
         first = self.better(value, where, best, place)
-        self.best.set(self.b.select(first, value, best))
+        self.partial.set(self.b.select(first, value, best))
         self.where.set(self.b.select(first, where, place))
 
     def add(self, at: Evaluator) -> None:
@@ -202,37 +190,13 @@ class First:
         where = b.splat(at.integer(self.column, self.position), self.lanes)
         if at.mask is not None:
             where = b.select(at.mask, where, self.inside)
-        value = _element(b, self.scalar, self.dtype, at, self.lanes) if at.mask else value
+            value = _element(b, self.scalar, self.dtype, at, self.lanes)
         self._take(b.splat(value, self.lanes), where)
-
-    def fold(self) -> None:
-        """Positions tell which was first, in whatever order they are combined."""
 
     def parts(self) -> list[Value]:
         where = self.where.get()
         wide = where if self.position == I64 else self.b.cast("sext", where, where.type.of("i64"))
-        return [self.best.get(), wide]
-
-    def pick(self, left: list[Value], right: list[Value]) -> list[Value]:
-        first = self.better(*right, *left)
-        return [self.b.select(first, r, p) for p, r in zip(left, right, strict=True)]
-
-    def merge(self, other: Accumulator) -> None:
-        assert isinstance(other, First)
-        parts = self.parts()
-        while parts[0].type.lanes > other.lanes:
-            parts = self._halved(parts)
-        other.take(parts)
-
-    def _halved(self, parts: list[Value]) -> list[Value]:
-        pairs = [halves(self.b, p) for p in parts]
-        return self.pick([p[0] for p in pairs], [p[1] for p in pairs])
-
-    def across(self) -> list[Value]:
-        parts = self.parts()
-        while parts[0].type.lanes > 1:
-            parts = self._halved(parts)
-        return [self.b.extract(p, 0) if p.type.lanes else p for p in parts]
+        return [self.partial.get(), wide]
 
 
 def _not(b: Builder, x: Value) -> Value:
@@ -277,6 +241,3 @@ class Scanner:
 def _shifted(lanes: int, by: int) -> list[int]:
     """A shuffle that moves lanes up; the lowest come from the first operand."""
     return [k if k < by else lanes + k - by for k in range(lanes)]
-
-
-__all__ = ["I1", "Accumulator", "Scanner", "accumulator", "finished", "part_types"]

@@ -1,151 +1,148 @@
 """Attention of bf16: one kernel with two ways to compute it, which runs on every processor of its
-level. Where there is a matrix unit it is used (attention_amx.py; whether there is, is asked once);
-elsewhere panels of f32 (attention_panels.py).
+level. Where there is a matrix unit it is used (attention_matrix.py; whether there is, is asked
+once); elsewhere panels of f32 (attention_panels.py). Values are put in pairs for the unit, and keys
+copied where need be, by a phase before the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from tracejit.codegen.native import matrix_unit as unit
-from tracejit.codegen.native.attention_amx import Matrix
-from tracejit.codegen.native.attention_pairs import WORDS, Pairs
-from tracejit.codegen.native.attention_panels import GRAIN_NS, Panels
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    plus,
-    times,
-    transpose,
-)
+from tracejit.codegen.native.attention_frame import GRAIN_NS, grain
+from tracejit.codegen.native.attention_matrix import Matrix, load
+from tracejit.codegen.native.attention_panels import Panels
+from tracejit.codegen.native.attention_tiles import transpose
 from tracejit.codegen.native.builder import (
     I16,
     I32,
     I64,
     PTR,
     Builder,
+    Module,
     Type,
     Value,
     const,
     define,
+    named,
 )
 from tracejit.codegen.native.entry import Phase, add_body
-from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
+from tracejit.codegen.native.places import at, parts, plus, times
+from tracejit.codegen.native.source import Work
+from tracejit.fuse.attention import Attention
+from tracejit.runtime.cpu import Level
 
 SPEEDUP = 4  # of the matrix unit over panels of f32, a low guess
 PACK_NS = 0.1  # of an element that is put in its place
 
 
-class Halves(Pairs):
-    """Writes all functions of a kernel."""
+def suits(nest: Attention, level: Level) -> bool:
+    """Whether there may be such kernels."""
+    operands = (nest.query, nest.key, nest.value)
+    return unit.may_have(level) and all(o.dtype == "bf16" and o.strides[3] == 1 for o in operands)
 
-    def write(self, work_ns: float) -> tuple[list[Phase], dict[str, int], str]:
-        """All functions; the phases, constants, and the strategy in words."""
-        given = (self.module, self.nest, self.level, self.factor, self.added)
-        ways = [Panels(*given), Matrix(*given)]
-        names = [*self.nest.operands, "scratch"]
-        for way in ways:
-            way.functions()
-            self._range(way, names)
-        add_body(self.module, "pack", names, self._pack)
-        add_body(self.module, "tasks", names, self._best_way)
-        heads = self.nest.key.sizes[0] * self.nest.key.sizes[1]
-        chunk_ns = PACK_NS * DEPTH * (self.padded_columns + self.copied * self.padded_width)
-        phases = [
-            Phase("pack", heads * self.chunks, max(1, round(GRAIN_NS / chunk_ns))),
-            Phase("tasks", self.task_count, self.grain(work_ns / SPEEDUP)),
-        ]
-        words = f"{ways[1].words()} of the matrix unit; without one, {ways[0].words()}"
-        return phases, {"scratch": 2 * heads * self.head_size}, words
 
-    def _range(self, way: Panels, names: list[str]) -> None:
-        """The function of a way that does a range of tasks."""
-        pointers = [Value(f"%{n}", PTR) for n in names]
+def write(module: Module, nest: Attention, level: Level) -> Work:
+    """All functions of a kernel, and how its work is shared out."""
+    plain, matrix = Panels(module, nest, level), Matrix(module, nest, level)
+    names = [*nest.operands, "scratch"]
+    for way in (plain, matrix):
+        way.functions()
+        _add_range(way, names)
+    add_body(module, "pack", names, _Packing(matrix).write)
+    add_body(module, "tasks", names, partial(_best_way, matrix, plain))
+    heads, tasks = nest.key.sizes[0] * nest.key.sizes[1], matrix.task_count
+    chunk_ns = PACK_NS * DEPTH * (matrix.padded_columns + matrix.copied * matrix.padded_width)
+    phases = [
+        Phase("pack", heads * matrix.chunks, max(1, round(GRAIN_NS / chunk_ns))),
+        Phase("tasks", tasks, grain(tasks, plain.work_ns / SPEEDUP)),
+    ]
+    words = f"{matrix} of the matrix unit; without one, {plain}"
+    return Work(phases, plain.work_ns, words, 2 * heads * matrix.head_size)
 
-        def write(b: Builder, *given: Value) -> None:
-            way.tasks(b, list(given[:-2]), given[-2], given[-1])
 
-        parameters = [*pointers, Value("%begin", I64), Value("%end", I64)]
-        define(self.module, f"{way.prefix}range", parameters, write, way.attributes)
+def _add_range(way: Panels, names: list[str]) -> None:
+    """The function of a way that does a range of tasks."""
 
-    def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
-        """The tasks, one way or the other."""
-        b.branch(unit.available(b), "with", "without")
-        for label, way in (("with", Matrix), ("without", Panels)):
-            b.label(label)
-            b.call_void(f"{way.prefix}range", *pointers, begin, end)
-            b.jump("done")
-        b.label("done")
+    def write(b: Builder, *given: Value) -> None:
+        *pointers, begin, end = given
+        way.tasks(b, pointers, begin, end)
 
-    def _pack(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
+    parameters = [*named(PTR, " ".join(names)), *named(I64, "begin end")]
+    define(way.module, f"{way.prefix}range", parameters, write, way.attributes)
+
+
+def _best_way(
+    matrix: Matrix, plain: Panels, b: Builder, pointers: list[Value], begin: Value, end: Value
+) -> None:
+    """The tasks, one way or the other."""
+    for some in b.either(unit.available(b), "with", "without"):
+        prefix = (matrix if some else plain).prefix
+        b.call_void(f"{prefix}range", *pointers, begin, end)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Puts keys and values where the matrix unit's way wants them."""
+
+    way: Matrix
+
+    def write(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
         """A task is a chunk of a head's keys."""
-        some = unit.available(b)
-        given = dict(zip([*self.nest.operands, "scratch"], pointers))
-        with b.when(some, "some"), b.loop(begin, end, 1, "task") as task:
-            chunks, heads = const(I64, self.chunks), const(I64, self.nest.key.sizes[1])
-            pair, chunk = b.binary("udiv", task, chunks), b.binary("urem", task, chunks)
-            batch, head = b.binary("udiv", pair, heads), b.binary("urem", pair, heads)
-            kept = at(b, given["scratch"], times(b, pair, self.head_size), I16)
-            places = {}
+        way, operands = self.way, self.way.nest.operands
+        given = dict(zip(operands, pointers))
+        with b.when(unit.available(b), "some"), b.loop(begin, end, 1, "task") as task:
+            pair, chunk = b.divmod(task, way.chunks)
+            batch, head = b.divmod(pair, way.nest.key.sizes[1])
+            kept = at(b, pointers[-1], times(b, pair, way.head_size), I16)
+            first, places = times(b, chunk, DEPTH), {}
             for name in ("key", "value"):
-                operand = self.nest.operands[name]
-                offset = plus(
-                    b,
-                    (batch, operand.strides[0]),
-                    (head, operand.strides[1]),
-                    (times(b, chunk, DEPTH), operand.strides[2]),
-                )
-                places[name] = b.gep(given[name], I16, offset)
-            values = at(b, kept, times(b, chunk, DEPTH * self.padded_columns), I16)
-            keys = at(b, kept, self.value_size, I16)
-            keys = at(b, keys, times(b, chunk, DEPTH * self.padded_width), I16)
-            rest = self.keys % DEPTH
-            whole = const(I64, self.chunks - bool(rest))
-            with b.when(b.icmp("slt", chunk, whole), "whole"):
-                self._pack_chunk(b, places, keys, values, DEPTH)
-            if rest:
-                with b.when(b.icmp("eq", chunk, whole), "rest"):
-                    self._pack_chunk(b, places, keys, values, rest)
+                steps = zip((batch, head, first), operands[name].strides)
+                places[name] = b.gep(given[name], I16, plus(b, *steps))
+            values = at(b, kept, times(b, first, way.padded_columns), I16)
+            keys = at(b, kept, way.value_size, I16)
+            keys = at(b, keys, times(b, first, way.padded_width), I16)
+            whole, rest = divmod(way.keys, DEPTH)
+            for test, many in (("slt", DEPTH), ("eq", rest)):
+                if many:
+                    with b.when(b.icmp(test, chunk, whole), "chunk"):
+                        self._values(b, places["value"], values, many)
+                        if way.copied:
+                            self._keys(b, places["key"], keys, many)
 
-    def _pack_chunk(
-        self, b: Builder, places: dict[str, Value], keys: Value, values: Value, many: int
-    ) -> None:
-        """The first `many` keys of a chunk, zeros behind them."""
-        value = self.nest.value
+    def _values(self, b: Builder, source: Value, to: Value, many: int) -> None:
+        """The first `many` values of a chunk in pairs, transposed, zeros behind them."""
+        step = self.way.nest.value.strides[2]
         square = b.alloca(I32, TILE // 2, name="square")
-
-        def tile(first: Value, width: int) -> None:
-            source = at(b, places["value"], first, I16)
+        for first, width in parts(b, self.way.columns, SIDE, "column"):
+            place = at(b, source, first, I16)
             for pair in range(SIDE):
-                rows = [
-                    self._halves(b, at(b, source, k * value.strides[2], I16), width)
+                low, high = (
+                    b.cast("zext", load(b, at(b, place, k * step, I16), SIDE, width), WORDS)
                     if k < many
                     else const(WORDS, 0)
                     for k in (2 * pair, 2 * pair + 1)
-                ]
-                high = b.binary("shl", rows[1], const(WORDS, 16))
-                b.store(b.binary("or", rows[0], high), at(b, square, pair * SIDE), align=BYTES)
-            transpose(b, SIDE, square, SIDE, at(b, values, times(b, first, DEPTH), I16), SIDE)
+                )
+                words = b.binary("or", low, b.binary("shl", high, 16))
+                b.store(words, at(b, square, pair * SIDE), align=BYTES)
+            transpose(b, SIDE, square, SIDE, at(b, to, times(b, first, DEPTH), I16), SIDE)
 
-        self._chunks(b, self.columns, SIDE, tile)
-        if self.copied:
-            self._copy_keys(b, places["key"], keys, many)
-
-    def _halves(self, b: Builder, place: Value, width: int) -> Value:
-        """16 bf16 in the low halves of words."""
-        return b.cast("zext", self._load(b, place, SIDE, width), WORDS)
-
-    def _copy_keys(self, b: Builder, source: Value, to: Value, many: int) -> None:
+    def _keys(self, b: Builder, source: Value, to: Value, many: int) -> None:
         """Keys as they are, zeros behind their columns and behind the last one."""
+        way = self.way
 
-        def rows(start: int, stop: int, write: Callable[[Value, int], Value]) -> None:
-            with b.loop(const(I64, start), const(I64, stop), 1, "k") as k:
-                for first in range(0, self.padded_width, DEPTH):
-                    place = at(b, at(b, to, times(b, k, self.padded_width), I16), first, I16)
-                    b.store(write(k, first), place, align=BYTES)
+        def rows(start: int, stop: int, row: Callable[[Value, int], Value]) -> None:
+            with b.loop(start, stop, 1, "k") as k:
+                for first in range(0, way.padded_width, DEPTH):
+                    place = at(b, at(b, to, times(b, k, way.padded_width), I16), first, I16)
+                    b.store(row(k, first), place, align=BYTES)
 
         def key(k: Value, first: int) -> Value:
-            row = at(b, source, times(b, k, self.nest.key.strides[2]), I16)
-            return self._load(b, at(b, row, first, I16), DEPTH, min(DEPTH, self.width - first))
+            row = at(b, source, times(b, k, way.nest.key.strides[2]), I16)
+            return load(b, at(b, row, first, I16), DEPTH, min(DEPTH, way.width - first))
 
         rows(0, many, key)
         if many < DEPTH:

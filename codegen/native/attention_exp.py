@@ -82,8 +82,8 @@ def _plain(b: Builder, x: Value, degree: int, hidden: bool) -> Value:
     moved = b.fadd(big, magic)
     rest = b.fsub(big, b.fsub(moved, magic))
     found = b.bitcast(_polynomial(b, rest, _AROUND[degree]), "i32")
-    exponent = b.binary("shl", b.bitcast(moved, "i32"), const(found.type, 23))
+    exponent = b.binary("shl", b.bitcast(moved, "i32"), 23)
     scaled = b.bitcast(b.add(found, exponent), "float")
     if not hidden:
         return scaled
-    return b.select(b.fcmp("olt", x, least), const(wide, 0.0), scaled)
+    return b.select(b.fcmp("olt", x, least), 0.0, scaled)

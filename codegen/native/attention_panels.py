@@ -23,28 +23,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracejit.codegen.native.attention_blocks import Blocks
-from tracejit.codegen.native.attention_frame import up
-from tracejit.codegen.native.attention_tiles import (
-    at,
-    plus,
-    times,
-)
-from tracejit.codegen.native.builder import (
-    F32,
-    I1,
-    I64,
-    PTR,
-    Builder,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.attention_blocks import Blocks, Step
+from tracejit.codegen.native.attention_frame import grain, up
+from tracejit.codegen.native.builder import F32, I1, I64, PTR, Builder, Value, const, define, named
 from tracejit.codegen.native.entry import Phase, add_body
-from tracejit.codegen.native.words import memory_kind
+from tracejit.codegen.native.places import at, plus, times
+from tracejit.codegen.native.source import Work
 
-GRAIN_NS = 30_000.0  # work that is worth a thread
+SPEED = {64: 100.0, 32: 50.0, 16: 25.0}  # bytes of a register: operations in a ns, a low guess
 
 
 @dataclass(frozen=True)
@@ -68,25 +54,14 @@ class Panels(Blocks):
     @property
     def packed_size(self) -> int:
         """A panel's queries."""
-        return up(self.width, self.cut.lanes) * self.cut.panel
+        return up(self.width, self.lanes) * self.cut.panel
 
     @property
     def scores_size(self) -> int:
         """Scores of a panel and a block of keys, and what is made of them."""
         return self.cut.keys * self.cut.panel
 
-    def write(self, work_ns: float) -> tuple[list[Phase], dict[str, int], str]:
-        """All functions; the phases, constants, and the strategy in words."""
-        self.functions()
-        add_body(self.module, "tasks", list(self.nest.operands), self.tasks)
-        return [Phase("tasks", self.task_count, self.grain(work_ns))], {}, self.words()
-
-    def grain(self, work_ns: float) -> int:
-        """Tasks that are worth a thread."""
-        return max(1, min(self.task_count, round(self.task_count * GRAIN_NS / max(work_ns, 1.0))))
-
-    def words(self) -> str:
-        """The strategy."""
+    def __str__(self) -> str:
         cut = self.cut
         return (
             f"online softmax over blocks of {cut.keys} keys, tasks of {cut.panels}×{cut.panel} "
@@ -96,28 +71,37 @@ class Panels(Blocks):
     @property
     def task_count(self) -> int:
         batch, heads, _, _ = self.nest.query.sizes
-        return batch * heads // self.cut.stacked * self.cut.blocks
+        return batch * heads // self.stacked * self.cut.blocks
+
+    @property
+    def work_ns(self) -> float:
+        """What the whole costs on one thread, estimated."""
+        return self.nest.operations / SPEED[self.level.bytes]
+
+    def write(self) -> Work:
+        """All functions, and how the work is shared out."""
+        self.functions()
+        add_body(self.module, "tasks", list(self.nest.operands), self.tasks)
+        phase = Phase("tasks", self.task_count, grain(self.task_count, self.work_ns))
+        return Work([phase], self.work_ns, str(self))
 
     def functions(self) -> None:
         """The functions of a task's steps."""
-        first, key = Value("%first", I64), Value("%key", I64)
-        self._function("queries", self._queries, "from", "packed", more=[first])
-        names = ["keys", "values", "mask", "packed", "scores", "sums", "state"]
-        more = [Value("%count", I64), first, key, Value("%hidden", I1)]
-        self._function("block", self._block, *names, more=more)
+        self._define("queries", self._queries, named(PTR, "from packed"), named(I64, "first"))
+        pointers = named(PTR, "keys values mask packed scores sums state")
+        places = [*named(I64, "count first key"), *named(I1, "hidden")]
+        self._define("block", lambda b, *given: self._block(b, Step(*given)), pointers, places)
         if not self.module.has("finish"):
-            parameters = [*(Value(f"%{n}", PTR) for n in ("sums", "state", "to")), first]
+            parameters = [*named(PTR, "sums state to"), *named(I64, "first")]
             define(self.module, "finish", parameters, self._finish)
         for name in ("key", "value"):
             if self._staged(self.nest.operands[name]):
                 write = self._widening(self.nest.operands[name])
-                self._function(f"widen.{name}", write, "from", "to", more=[Value("%count", I64)])
+                self._define(f"widen.{name}", write, named(PTR, "from to"), named(I64, "count"))
 
-    def _function(
-        self, name: str, write: Callable[..., None], *pointers: str, more: list[Value]
-    ) -> None:
-        parameters = [*(Value(f"%{n}", PTR) for n in pointers), *more]
-        define(self.module, self.prefix + name, parameters, write, self.attributes)
+    def _define(self, name: str, write: Callable[..., None], *parameters: list[Value]) -> None:
+        every = [value for some in parameters for value in some]
+        define(self.module, self.prefix + name, every, write, self.attributes)
 
     # Tasks
 
@@ -142,20 +126,19 @@ class Panels(Blocks):
         """Tasks begin … end-1."""
         cut, memory = self.cut, self.scratch(b)
         with b.loop(begin, end, 1, "task") as task:
-            blocks = const(I64, cut.blocks)
-            first = times(b, b.binary("urem", task, blocks), cut.panel * cut.panels)
-            places = self.places(b, pointers, b.binary("udiv", task, blocks))
-            left = b.sub(const(I64, cut.rows + cut.panel - 1), first)
-            there = b.binary("udiv", left, const(I64, cut.panel))
-            there = b.intrinsic("llvm.smin", I64, there, const(I64, cut.panels))
-            with b.loop(const(I64, 0), there, 1, "panel") as panel:
+            head, block = b.divmod(task, cut.blocks)
+            first = times(b, block, cut.panel * cut.panels)
+            places = self.places(b, pointers, head)
+            left = b.sub(cut.rows + cut.panel - 1, first)
+            there = b.smin(b.binary("udiv", left, cut.panel), cut.panels)
+            with b.loop(0, there, 1, "panel") as panel:
                 packed, sums, state, row = self._of_panel(b, memory, first, panel)
                 b.call_void(f"{self.prefix}queries", places["query"], packed, row)
                 self._begin(b, sums, state)
             last = plus(b, (first, 1), (there, cut.panel))
-            with b.loop(const(I64, 0), self._limit(b, last), cut.keys, "key") as key:
+            with b.loop(0, self._limit(b, last), cut.keys, "key") as key:
                 self._key_block(b, places, memory, key, first, there)
-            with b.loop(const(I64, 0), there, 1, "panel") as panel:
+            with b.loop(0, there, 1, "panel") as panel:
                 packed, sums, state, row = self._of_panel(b, memory, first, panel)
                 b.call_void("finish", sums, state, places["out"], row)
 
@@ -171,18 +154,13 @@ class Panels(Blocks):
             plus(b, (first, 1), (panel, size)),
         )
 
-    def places(self, b: Builder, pointers: list[Value], pair: Value) -> dict[str, Value]:
-        """Where each operand of a batch element and head (the first of stacked ones) begins."""
-        nest, stacked = self.nest, self.cut.stacked
-        heads = const(I64, nest.query.sizes[1] // stacked)
-        batch, head = b.binary("udiv", pair, heads), b.binary("urem", pair, heads)
-        shared = b.binary("udiv", head, const(I64, nest.group // stacked))
-        found = {}
-        for pointer, (name, operand) in zip(pointers, nest.operands.items()):
-            ours = shared if name in ("key", "value") else times(b, head, stacked)
-            offset = plus(b, (batch, operand.strides[0]), (ours, operand.strides[1]))
-            found[name] = b.gep(pointer, Type(memory_kind(operand.dtype)), offset)
-        return found
+    def _limit(self, b: Builder, stop: Value) -> Value:
+        """How many keys rows before `stop` may see."""
+        if not self.nest.causal:
+            return const(I64, self.keys)
+        if self.stacked > 1:
+            return const(I64, min(self.keys, self.rows))
+        return b.smin(stop, self.keys)
 
     def _key_block(
         self,
@@ -194,15 +172,14 @@ class Panels(Blocks):
         there: Value,
     ) -> None:
         """All panels against one block of keys."""
-        cut, mask = self.cut, places.get("mask", Value("null", PTR))
-        left = b.sub(const(I64, self.keys), key)
-        most = b.intrinsic("llvm.smin", I64, left, const(I64, cut.keys))
-        blocks = self._blocks(b, places, memory, key, most)
-        with b.loop(const(I64, 0), there, 1, "panel") as panel:
+        mask = places.get("mask", Value("null", PTR))
+        most = b.smin(b.sub(self.keys, key), self.cut.keys)
+        keys, values = self._blocks(b, places, memory, key, most)
+        with b.loop(0, there, 1, "panel") as panel:
             packed, sums, state, row = self._of_panel(b, memory, first, panel)
             count, hidden = self._seen(b, row, key, most)
-            with b.when(b.icmp("sgt", count, const(I64, 0)), "seen"):
-                inside = (*blocks, mask, packed, memory.scores, sums, state)
+            with b.when(b.icmp("sgt", count, 0), "seen"):
+                inside = (keys, values, mask, packed, memory.scores, sums, state)
                 b.call_void(f"{self.prefix}block", *inside, count, row, key, hidden)
 
     def _seen(self, b: Builder, row: Value, key: Value, most: Value) -> tuple[Value, Value]:
@@ -210,21 +187,19 @@ class Panels(Blocks):
         cut = self.cut
         if not self.nest.causal:
             return most, const(I1, 0)
-        seen = b.sub(self._limit(b, b.add(row, const(I64, cut.panel))), key)
-        tiles = b.binary("sdiv", b.add(seen, const(I64, cut.tile - 1)), const(I64, cut.tile))
-        count = b.intrinsic("llvm.smin", I64, times(b, tiles, cut.tile), most)
-        least = const(I64, 0) if cut.stacked > 1 else row
-        return count, b.icmp("sgt", b.add(key, count), b.add(least, const(I64, 1)))
+        seen = b.sub(self._limit(b, b.add(row, cut.panel)), key)
+        tiles = b.binary("sdiv", b.add(seen, cut.tile - 1), cut.tile)
+        count = b.smin(times(b, tiles, cut.tile), most)
+        least = const(I64, 0) if self.stacked > 1 else row
+        return count, b.icmp("sgt", b.add(key, count), b.add(least, 1))
 
     def _blocks(
         self, b: Builder, places: dict[str, Value], memory: Scratch, key: Value, most: Value
     ) -> list[Value]:
-        """Where a block's keys and values are; widened first if they are half types."""
+        """Where a block's keys and values are; copied first if they are not used as they lie."""
         found = []
         for name in ("key", "value"):
-            operand = self.nest.operands[name]
-            element = Type(memory_kind(operand.dtype))
-            place = b.gep(places[name], element, times(b, key, operand.strides[2]))
+            place = self._key_address(b, name, places[name], key)
             if name in memory.staged:
                 b.call_void(f"{self.prefix}widen.{name}", place, memory.staged[name], most)
             found.append(memory.staged.get(name, place))

@@ -1,5 +1,5 @@
 """Pieces of attention kernels that know nothing of attention: register tiles with strides known
-beforehand, transposition in registers, rows of any dtype as f32, functions of a module.
+beforehand, transposition in registers, rows of any dtype as f32.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from tracejit.codegen.native import words
 from tracejit.codegen.native.builder import (
     F32,
-    I32,
     I64,
     PTR,
     Builder,
@@ -22,83 +21,48 @@ from tracejit.codegen.native.builder import (
     transposed,
 )
 from tracejit.codegen.native.microkernel import CHAIN
+from tracejit.codegen.native.places import at, parts, times
 
 UNROLL = 4  # steps of a sum in a loop's body
 
 
-def at(b: Builder, base: Value, index: int | Value, element: Type = F32) -> Value:
-    """The address of an element."""
-    if index == 0:
-        return base
-    return b.gep(base, element, const(I64, index) if isinstance(index, int) else index)
-
-
-def times(b: Builder, a: Value, factor: int) -> Value:
-    """An integer times a constant."""
-    return a if factor == 1 else b.mul(a, const(a.type, factor))
-
-
-def plus(b: Builder, *terms: tuple[Value, int]) -> Value:
-    """The sum of integers times constants."""
-    total: Value | None = None
-    for value, factor in terms:
-        if factor:
-            part = times(b, value, factor)
-            total = part if total is None else b.add(total, part)
-    return const(I64, 0) if total is None else total
-
-
 def accumulate(
     b: Builder,
-    start: Sequence[Sequence[Value]],
+    rows: int,
+    vectors: Sequence[Type],
     left: tuple[Value, int, int],
     panel: Value,
     depth: int | Value,
     unit: int = 1,
 ) -> list[list[Value]]:
-    """start[i][v] + Σ over p < depth of left[i, p] · panel[p, v], by fused multiply-adds in order.
+    """[i][v]: Σ over p < depth of left[i, p] · panel[p, v], by fused multiply-adds in order.
 
-    `left` is f32 anywhere in memory: its address, and how far rows and steps lie apart. A row of
-    the panel is as many vectors as a row of `start`. The scheme is that of Goto and van de Geijn,
-    "Anatomy of High-Performance Matrix Multiplication" (2008): the sums stay in registers. `unit`:
-    a depth that is no constant is a multiple of it; one that is one is summed in short chains."""
+    `left` is f32 anywhere in memory: its address, and how far rows and steps lie apart. `vectors`:
+    those of a row of the panel. The scheme is that of Goto and van de Geijn, "Anatomy of
+    High-Performance Matrix Multiplication" (2008): the sums stay in registers. `unit`: a depth that
+    is no constant is a multiple of it; one that is one is summed in short chains."""
     address, row, step = left
-    wide = start[0][0].type
-    length = len(start[0]) * wide.lanes
+    length = sum(wide.lanes for wide in vectors)
     if isinstance(depth, int) and depth > CHAIN:
         half = depth // 2 // UNROLL * UNROLL
-        begun = accumulate(b, start, left, panel, half)
-        rest = (at(b, address, half * step), row, step)
-        zeros = [[const(wide, 0)] * len(values) for values in start]
-        added = accumulate(b, zeros, rest, at(b, panel, half * length), depth - half)
-        return [[b.fadd(x, y) for x, y in zip(*rows)] for rows in zip(begun, added)]
-    sums = [[b.slot(value, "sum") for value in values] for values in start]
+        rest = (at(b, address, half * step), row, step), at(b, panel, half * length), depth - half
+        halves = [accumulate(b, rows, vectors, *of) for of in ((left, panel, half), rest)]
+        return [[b.fadd(x, y) for x, y in zip(*both)] for both in zip(*halves)]
+    sums = [[b.slot(const(wide, 0.0), "sum") for wide in vectors] for _ in range(rows)]
 
-    def steps(p: Value, count: int) -> None:
+    some = None if isinstance(depth, Value) and unit % UNROLL else 0
+    for p, count in parts(b, depth, UNROLL, "p", some):
         held = [[s.get() for s in slots] for slots in sums]
         a, ours = at(b, address, times(b, p, step)), at(b, panel, times(b, p, length))
         for u in range(count):
-            vectors = [
-                b.load(at(b, ours, u * length + v * wide.lanes), wide) for v in range(len(start[0]))
-            ]
+            places = [at(b, ours, u * length + v * w.lanes) for v, w in enumerate(vectors)]
+            loaded = [b.load(place, wide) for place, wide in zip(places, vectors)]
             for i, values in enumerate(held):
-                one = b.splat(b.load(at(b, a, i * row + u * step), F32), wide.lanes)
-                for v, vector in enumerate(vectors):
-                    values[v] = b.fma(one, vector, values[v])
+                one = b.splat(b.load(at(b, a, i * row + u * step), F32), vectors[0].lanes)
+                values[:] = [b.fma(one, x, total) for x, total in zip(loaded, values)]
         for slots, values in zip(sums, held):
             for slot, value in zip(slots, values):
                 slot.set(value)
-
-    count = const(I64, depth) if isinstance(depth, int) else depth
-    whole = b.binary("and", count, const(I64, -UNROLL))
-    with b.loop(const(I64, 0), whole, UNROLL, "p") as p:
-        steps(p, UNROLL)
-    if not isinstance(depth, int):
-        if unit % UNROLL:
-            with b.loop(whole, count, 1, "p") as p:
-                steps(p, 1)
-    elif depth % UNROLL:
-        steps(const(I64, depth - depth % UNROLL), depth % UNROLL)
     return [[s.get() for s in slots] for slots in sums]
 
 
@@ -108,21 +72,21 @@ def transpose(
     """Transpose a square of as many 32-bit elements as lanes; elements between its rows. A call of
     a function of the module, since shuffles take long to compile."""
     name, wide = f"transpose.{lanes}", Type("float", lanes)
+
+    def write(b: Builder, source: Value, step: Value, to: Value, apart: Value) -> None:
+        rows = [b.load(p, wide) for p in [at(b, source, b.mul(step, k)) for k in range(lanes)]]
+        for k, row in enumerate(transposed(b, rows)):
+            b.store(row, at(b, to, b.mul(apart, k)))
+
     if not b.module.has(name):
-        parameters = [
-            Value("%from", PTR),
-            Value("%step", I64),
-            Value("%to", PTR),
-            Value("%apart", I64),
-        ]
+        places = [Value("%from", PTR), Value("%step", I64), Value("%to", PTR), Value("%apart", I64)]
+        define(b.module, name, places, write)
+    b.call_void(name, source, source_step, to, step)
 
-        def write(b: Builder, source: Value, step: Value, to: Value, apart: Value) -> None:
-            places = [at(b, source, b.mul(step, const(I64, k))) for k in range(lanes)]
-            for k, row in enumerate(transposed(b, [b.load(p, wide) for p in places])):
-                b.store(row, at(b, to, b.mul(apart, const(I64, k))))
 
-        define(b.module, name, parameters, write)
-    b.call_void(name, source, const(I64, source_step), to, const(I64, step))
+def greater(b: Builder, value: Value, other: Value) -> Value:
+    """The greater; `other` if value is NaN, whose weight is NaN anyway."""
+    return b.select(b.fcmp("ogt", value, other), value, other)
 
 
 def across(b: Builder, combine: Callable[[Builder, Value, Value], Value], value: Value) -> Value:
@@ -158,39 +122,23 @@ def load_row(
     if stride == 1 and count == lanes:
         return as_f32(b, b.load(address, wide), dtype)
     present = first_lanes(lanes, count)
-    align, zeros = const(I32, max(element.bits // 8, 1)), const(wide, 0)
-    if stride == 1:
-        name = f"{wide.suffix}.p0"
-        args = (address, align, present, zeros)
-        found = b.intrinsic("llvm.masked.load", wide, *args, suffix=name)
-    else:
-        places = b.gep(address, element, iota(Type("i64", lanes), stride))
-        found = gather(b, places, element, present)
-    return as_f32(b, found, dtype)
-
-
-def gather(b: Builder, places: Value, element: Type, present: Value) -> Value:
-    """The elements at the addresses in a vector, zero where they are not there."""
-    wide = Type(element.kind, places.type.lanes)
-    align, name = const(I32, max(element.bits // 8, 1)), f"{wide.suffix}.{places.type.suffix}"
-    args = (places, align, present, const(wide, 0))
-    return b.intrinsic("llvm.masked.gather", wide, *args, suffix=name)
+    return as_f32(b, b.masked_load(_each(b, address, wide, stride), wide, present), dtype)
 
 
 def store_row(b: Builder, row: Value, address: Value, dtype: str, count: int, stride: int) -> None:
     """The first `count` lanes of an f32 vector as elements of a dtype."""
     value = words.cast(b, row, "f32", dtype)
-    lanes, element = value.type.lanes, value.type.scalar
+    lanes = value.type.lanes
     if stride == 1 and count == lanes:
         b.store(value, address)
         return
-    align, present = const(I32, element.bits // 8), first_lanes(lanes, count)
-    if stride == 1:
-        b.call_void(f"llvm.masked.store.{value.type.suffix}.p0", value, address, align, present)
-        return
-    places = b.gep(address, element, iota(Type("i64", lanes), stride))
-    name = f"llvm.masked.scatter.{value.type.suffix}.{places.type.suffix}"
-    b.call_void(name, value, places, align, present)
+    b.masked_store(value, _each(b, address, value.type, stride), first_lanes(lanes, count))
+
+
+def _each(b: Builder, address: Value, wide: Type, stride: int) -> Value:
+    """Where each lane's element is, if they are no neighbours; else where the first one is."""
+    lanes = iota(Type("i64", wide.lanes), stride)
+    return address if stride == 1 else b.gep(address, wide.scalar, lanes)
 
 
 def as_f32(b: Builder, value: Value, dtype: str) -> Value:
@@ -198,5 +146,5 @@ def as_f32(b: Builder, value: Value, dtype: str) -> Value:
     if dtype != "bool":
         return words.cast(b, value, dtype, "f32")
     wide = value.type.of("float")
-    seen = b.icmp("ne", value, const(value.type, 0))
+    seen = b.icmp("ne", value, 0)
     return b.select(seen, const(wide, 0.0), const(wide, float("-inf")))

@@ -98,6 +98,29 @@ def const(type: Type, number: bool | int | float) -> Value:
     return Value(f"splat ({type.kind} {scalar})" if type.lanes else scalar, type)
 
 
+Operand = Value | int | float
+
+
+def _alike(a: Operand, b: Operand) -> tuple[Value, Value]:
+    """Two operands of one type; a number becomes a constant of the other's."""
+    if isinstance(a, Value):
+        b = b if isinstance(b, Value) else const(a.type, b)
+    elif isinstance(b, Value):
+        a = const(b.type, a)
+    assert isinstance(a, Value) and isinstance(b, Value) and a.type == b.type, (a, b)
+    return a, b
+
+
+def _integer(number: Value | int) -> Value:
+    """An i64."""
+    return number if isinstance(number, Value) else const(I64, number)
+
+
+def named(type: Type, names: str) -> list[Value]:
+    """A function's parameters of one type, by their names."""
+    return [Value(f"%{name}", type) for name in names.split()]
+
+
 def bits_const(type: Type, pattern: int) -> Value:
     """The float constant with this bit pattern (an IEEE single or double), in all lanes."""
     raw = struct.unpack("<f", struct.pack("<I", pattern))[0] if type.kind == "float" else None
@@ -142,6 +165,11 @@ def first_lanes(lanes: int, count: int) -> Value:
 def some_lanes(lanes: int, count: int) -> Value | None:
     """The mask of the first `count` lanes; None for all."""
     return first_lanes(lanes, count) if count < lanes else None
+
+
+def lanes_before(b: Builder, lanes: int, size: int, first: Value) -> Value:
+    """The lanes, from place `first` on, that come before `size`."""
+    return b.icmp("slt", iota(Type("i64", lanes)), b.splat(b.sub(size, first), lanes))
 
 
 def iota(type: Type, step: int = 1) -> Value:
@@ -234,32 +262,48 @@ class Builder:
         self.line(f"{value.text} = {text}")
         return value
 
-    def binary(self, op: str, a: Value, b: Value, name: str = "t") -> Value:
+    # Of two operands one may be a number: a constant of the other's type.
+
+    def binary(self, op: str, a: Operand, b: Operand, name: str = "t") -> Value:
         """fadd, fsub, fmul, fdiv, frem, add, sub, mul, sdiv, udiv, srem, urem, and, or, xor, shl,
         lshr, ashr."""
-        assert a.type == b.type, (op, a, b)
-        return self.let(a.type, f"{op} {a}, {b.text}", name)
+        x, y = _alike(a, b)
+        return self.let(x.type, f"{op} {x}, {y.text}", name)
 
-    def fadd(self, a: Value, b: Value) -> Value:
+    def fadd(self, a: Operand, b: Operand) -> Value:
         return self.binary("fadd", a, b)
 
-    def fsub(self, a: Value, b: Value) -> Value:
+    def fsub(self, a: Operand, b: Operand) -> Value:
         return self.binary("fsub", a, b)
 
-    def fmul(self, a: Value, b: Value) -> Value:
+    def fmul(self, a: Operand, b: Operand) -> Value:
         return self.binary("fmul", a, b)
 
-    def fdiv(self, a: Value, b: Value) -> Value:
+    def fdiv(self, a: Operand, b: Operand) -> Value:
         return self.binary("fdiv", a, b)
 
-    def add(self, a: Value, b: Value) -> Value:
+    def add(self, a: Operand, b: Operand) -> Value:
         return self.binary("add", a, b)
 
-    def sub(self, a: Value, b: Value) -> Value:
+    def sub(self, a: Operand, b: Operand) -> Value:
         return self.binary("sub", a, b)
 
-    def mul(self, a: Value, b: Value) -> Value:
+    def mul(self, a: Operand, b: Operand) -> Value:
         return self.binary("mul", a, b)
+
+    def divmod(self, a: Value, b: Operand) -> tuple[Value, Value]:
+        """Quotient and remainder of integers that are not negative."""
+        return self.binary("udiv", a, b), self.binary("urem", a, b)
+
+    def smin(self, a: Operand, b: Operand) -> Value:
+        """The smaller of two signed integers."""
+        x, y = _alike(a, b)
+        return self.intrinsic("llvm.smin", x.type, x, y)
+
+    def smax(self, a: Operand, b: Operand) -> Value:
+        """The greater of two signed integers."""
+        x, y = _alike(a, b)
+        return self.intrinsic("llvm.smax", x.type, x, y)
 
     def fneg(self, a: Value) -> Value:
         return self.let(a.type, f"fneg {a}")
@@ -278,21 +322,26 @@ class Builder:
             self.module.declare(name, str(result), ", ".join(str(a.type) for a in args))
         return self.let(result, f"call {result} @{name}({', '.join(map(str, args))})")
 
-    def call_void(self, name: str, *args: Value) -> None:
+    def call_void(self, name: str, *given: Value | int) -> None:
+        """A number is an i64."""
+        args = [_integer(a) for a in given]
         if not self.module.has(name):
             self.module.declare(name, "void", ", ".join(str(a.type) for a in args))
         self.line(f"call void @{name}({', '.join(map(str, args))})")
 
-    def fcmp(self, predicate: str, a: Value, b: Value) -> Value:
+    def fcmp(self, predicate: str, a: Operand, b: Operand) -> Value:
         """predicate: oeq ogt oge olt ole one ord ueq … uno."""
-        return self.let(a.type.of("i1"), f"fcmp {predicate} {a}, {b.text}")
+        x, y = _alike(a, b)
+        return self.let(x.type.of("i1"), f"fcmp {predicate} {x}, {y.text}")
 
-    def icmp(self, predicate: str, a: Value, b: Value) -> Value:
+    def icmp(self, predicate: str, a: Operand, b: Operand) -> Value:
         """predicate: eq ne sgt sge slt sle ugt uge ult ule."""
-        return self.let(a.type.of("i1"), f"icmp {predicate} {a}, {b.text}")
+        x, y = _alike(a, b)
+        return self.let(x.type.of("i1"), f"icmp {predicate} {x}, {y.text}")
 
-    def select(self, condition: Value, yes: Value, no: Value) -> Value:
-        return self.let(yes.type, f"select {condition}, {yes}, {no}")
+    def select(self, condition: Value, yes: Operand, no: Operand) -> Value:
+        x, y = _alike(yes, no)
+        return self.let(x.type, f"select {condition}, {x}, {y}")
 
     def cast(self, op: str, a: Value, to: Type) -> Value:
         """fptosi, sitofp, fpext, fptrunc, zext, sext, trunc, bitcast, ptrtoint, inttoptr."""
@@ -324,17 +373,16 @@ class Builder:
         )
 
     def extract(self, a: Value, lane: int | Value) -> Value:
-        where = lane if isinstance(lane, Value) else const(I64, lane)
-        return self.let(a.type.scalar, f"extractelement {a}, {where}")
+        return self.let(a.type.scalar, f"extractelement {a}, {_integer(lane)}")
 
     def insert(self, a: Value, scalar: Value, lane: int | Value) -> Value:
-        where = lane if isinstance(lane, Value) else const(I64, lane)
-        return self.let(a.type, f"insertelement {a}, {scalar}, {where}")
+        return self.let(a.type, f"insertelement {a}, {scalar}, {_integer(lane)}")
 
     # Memory. Pointers are opaque; indices count elements of `element`.
 
-    def gep(self, base: Value, element: Type, index: Value) -> Value:
+    def gep(self, base: Value, element: Type, index: Value | int) -> Value:
         """The address of element `index` behind `base`."""
+        index = _integer(index)
         kind = replace(index.type, kind="ptr")
         return self.let(kind, f"getelementptr {element}, {base}, {index}", "p")
 
@@ -344,6 +392,26 @@ class Builder:
 
     def store(self, value: Value, pointer: Value, align: int = 0) -> None:
         self.line(f"store {value}, {pointer}, align {align or max(value.type.bits // 8, 1)}")
+
+    def masked_load(self, place: Value, type: Type, mask: Value) -> Value:
+        """The lanes of a mask, zeros for the others: of neighbours, or each at its own address."""
+        align, name = const(I32, max(type.bits // 8, 1)), "gather" if place.type.lanes else "load"
+        args = (place, align, mask, const(type, 0))
+        suffix = f"{type.suffix}.{place.type.suffix}"
+        return self.intrinsic(f"llvm.masked.{name}", type, *args, suffix=suffix)
+
+    def masked_store(self, value: Value, place: Value, mask: Value | None) -> None:
+        """Store the lanes of a mask (None: all) as neighbours, or each to its own address."""
+        if place.type.lanes:
+            name, mask = "scatter", mask or const(Type("i1", place.type.lanes), 1)
+        elif mask is None:
+            self.store(value, place)
+            return
+        else:
+            name = "store"
+        align = const(I32, max(value.type.bits // 8, 1))
+        suffix = f"{value.type.suffix}.{place.type.suffix}"
+        self.call_void(f"llvm.masked.{name}.{suffix}", value, place, align, mask)
 
     def prefetch(self, pointer: Value, ahead: int) -> None:
         """Fetch the cache line `ahead` bytes on into all caches; it need not be mapped."""
@@ -375,11 +443,10 @@ class Builder:
 
     @contextmanager
     def loop(
-        self, start: Value, stop: Value, step: int | Value = 1, name: str = "i"
+        self, start: Value | int, stop: Value | int, step: int | Value = 1, name: str = "i"
     ) -> Iterator[Value]:
         """for name in start, start + step, … while < stop (signed)."""
-        by = step if isinstance(step, Value) else const(start.type, step)
-        counter = self.slot(start, name)
+        counter = self.slot(_integer(start), name)
         head, body, done = (self.fresh(f"{name}_{part}") for part in ("head", "body", "done"))
         self.jump(head)
         self.label(head)
@@ -387,7 +454,7 @@ class Builder:
         self.branch(self.icmp("slt", current, stop), body, done)
         self.label(body)
         yield current
-        counter.set(self.add(current, by))
+        counter.set(self.add(current, step))
         self.jump(head)
         self.label(done)
 
@@ -399,6 +466,17 @@ class Builder:
         self.label(body)
         yield
         self.jump(done)
+        self.label(done)
+
+    def either(self, condition: Value, yes: str, no: str) -> Iterator[bool]:
+        """What is written for True runs if the condition holds, that for False if not. `yes` and
+        `no` are their labels, new in this function."""
+        done = f"{yes}_done"
+        self.branch(condition, yes, no)
+        for label in (yes, no):
+            self.label(label)
+            yield label == yes
+            self.jump(done)
         self.label(done)
 
 

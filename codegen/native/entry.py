@@ -66,7 +66,7 @@ def add_entry(
     arguments = Value("%args", PTR)
     convert = [TENSOR_ADDRESS] * tensors + ["PyLong_AsVoidPtr"] * scratch
     addresses = [
-        builder.call(function, PTR, builder.load(builder.gep(arguments, PTR, const(I64, k)), PTR))
+        builder.call(function, PTR, builder.load(builder.gep(arguments, PTR, k), PTR))
         for k, function in enumerate(convert)
     ]
     release = work_ns >= RELEASE_NS
@@ -90,25 +90,25 @@ def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase
     ranges = -(-phase.tasks // phase.grain)
     inside = builder.call("_ZN2at18in_parallel_regionEv", I1)
     allowed = builder.call("_ZN2at15get_num_threadsEv", I32)
-    allowed = builder.select(inside, const(I32, 1), allowed)
-    threads = builder.intrinsic("llvm.smin", I32, allowed, const(I32, min(ranges, 1 << 20)))
+    allowed = builder.select(inside, 1, allowed)
+    threads = builder.smin(allowed, min(ranges, 1 << 20))
     alone, together, done = (builder.fresh(n) for n in ("alone", "together", "done"))
-    builder.branch(builder.icmp("slt", threads, const(I32, 2)), alone, together)
+    builder.branch(builder.icmp("slt", threads, 2), alone, together)
     builder.label(alone)
     builder.call_void(phase.body, *addresses, const(I64, 0), const(I64, phase.tasks))
     builder.jump(done)
     builder.label(together)
     count = builder.cast("sext", threads, I64)
-    shares = builder.mul(count, const(I64, SHARES))
+    shares = builder.mul(count, SHARES)
     size = _rounded(builder, _over(builder, const(I64, phase.tasks), shares), phase.grain)
     part = _over(builder, const(I64, phase.tasks), count)
     part = builder.mul(_over(builder, part, size), size)
     counters = builder.let(PTR, f"alloca [{LINE} x i64], {count}, align 64", "counters")
-    with builder.loop(const(I64, 0), count, name="thread") as thread:
+    with builder.loop(0, count, name="thread") as thread:
         builder.store(builder.mul(thread, part), _counter(builder, counters, thread))
     context = builder.alloca(I64, 4 + len(addresses), name="context")
     for k, value in enumerate([size, part, count, counters, *addresses]):
-        builder.store(value, builder.gep(context, I64, const(I64, k)))
+        builder.store(value, builder.gep(context, I64, k))
     worker = Value(f"@{name}.{phase.body}.worker", PTR)
     builder.call_void("GOMP_parallel", worker, context, threads, const(I32, 0))
     builder.jump(done)
@@ -117,18 +117,18 @@ def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase
 
 def _over(builder: Builder, value: Value, by: Value) -> Value:
     """value / by, rounded up."""
-    above = builder.add(value, builder.sub(by, const(I64, 1)))
+    above = builder.add(value, builder.sub(by, 1))
     return builder.binary("udiv", above, by)
 
 
 def _rounded(builder: Builder, value: Value, unit: int) -> Value:
     """The next multiple of a unit."""
-    return builder.mul(_over(builder, value, const(I64, unit)), const(I64, unit))
+    return builder.mul(_over(builder, value, const(I64, unit)), unit)
 
 
 def _counter(builder: Builder, counters: Value, thread: Value) -> Value:
     """The address of a thread's next task; each has a cache line of its own."""
-    return builder.gep(counters, I64, builder.mul(thread, const(I64, LINE)))
+    return builder.gep(counters, I64, builder.mul(thread, LINE))
 
 
 def _add_worker(module: Module, name: str, pointers: int, phase: Phase) -> None:
@@ -137,21 +137,21 @@ def _add_worker(module: Module, name: str, pointers: int, phase: Phase) -> None:
     context, tasks = Value("%context", PTR), const(I64, phase.tasks)
     kinds = [I64, I64, I64, *[PTR] * (1 + pointers)]
     size, part, count, counters, *addresses = [
-        builder.load(builder.gep(context, I64, const(I64, k)), kind) for k, kind in enumerate(kinds)
+        builder.load(builder.gep(context, I64, k), kind) for k, kind in enumerate(kinds)
     ]
     me = builder.cast("sext", builder.call("omp_get_thread_num", I32), I64)
-    with builder.loop(const(I64, 0), count, name="other") as other:
+    with builder.loop(0, count, name="other") as other:
         whose = builder.binary("urem", builder.add(me, other), count)
         counter = _counter(builder, counters, whose)
-        limit = builder.mul(builder.add(whose, const(I64, 1)), part)
-        limit = builder.intrinsic("llvm.smin", I64, limit, tasks)
+        limit = builder.mul(builder.add(whose, 1), part)
+        limit = builder.smin(limit, tasks)
         take, work, done = (builder.fresh(n) for n in ("take", "work", "done"))
         builder.jump(take)
         builder.label(take)
         begin = builder.let(I64, f"atomicrmw add {counter}, {size} monotonic")
         builder.branch(builder.icmp("slt", begin, limit), work, done)
         builder.label(work)
-        end = builder.intrinsic("llvm.smin", I64, builder.add(begin, size), limit)
+        end = builder.smin(builder.add(begin, size), limit)
         builder.call_void(phase.body, *addresses, begin, end)
         builder.jump(take)
         builder.label(done)

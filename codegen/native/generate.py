@@ -9,10 +9,10 @@ import re
 
 from tracejit.codegen.native.attention import generate_attention
 from tracejit.codegen.native.builder import Builder, Module, Value
-from tracejit.codegen.native.entry import Phase, add_body, add_entry
+from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.product import generate_product
 from tracejit.codegen.native.rows import Rows
-from tracejit.codegen.native.source import heading, source
+from tracejit.codegen.native.source import Work, source
 from tracejit.codegen.native.split import add_split
 from tracejit.codegen.native.strategy import GRAIN_NS, Strategy, choose
 from tracejit.codegen.native.turned import Turned
@@ -46,15 +46,14 @@ def _loops(nest: LoopNest, name: str, target: str, strategy: Strategy | None) ->
     """Loops over rows and columns, as they stand in the nest."""
     level = level_of(target)
     strategy = strategy or choose(nest, level)
-    module = Module(heading(nest, name, target, strategy), level=level)
+    module = Module(level=level)
     pointers = [f"{b.name}_" for b in nest.buffers]
     if strategy.chunk:
         scratch, phases = add_split(module, nest, strategy, name)
     else:
         scratch, phases = 0, [_whole(module, nest, strategy, name, pointers)]
     work_ns = sum(p.tasks for p in phases) * strategy.row_ns
-    add_entry(module, name, len(pointers), phases, work_ns, bool(scratch))
-    return source(nest, name, target, module, str(strategy), scratch)
+    return source(nest, name, target, module, Work(phases, work_ns, str(strategy), scratch))
 
 
 def _whole(

@@ -19,10 +19,9 @@ from tracejit.codegen.native.builder import (
     const,
     define,
 )
-from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE
+from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
 
 WIDTH = 2 * SIDE  # rows and columns of a tile of sums
-WORDS = Type("i32", SIDE)
 WIDE = Type("float", SIDE)
 ROWS = 8  # of the left factor that are multiplied together on vectors
 # Of each four lanes the first two, or the last, of two vectors: lane by lane, and pair by pair.
@@ -31,10 +30,7 @@ WORDS_BY_TURNS, PAIRS_BY_TURNS = (
         [four + start + lane + part for four in range(0, SIDE, 4) for lane, part in order]
         for start in (0, 2)
     ]
-    for order in (
-        [(0, 0), (0, SIDE), (1, 0), (1, SIDE)],
-        [(0, 0), (1, 0), (0, SIDE), (1, SIDE)],
-    )
+    for order in ([(0, 0), (0, SIDE), (1, 0), (1, SIDE)], [(0, 0), (1, 0), (0, SIDE), (1, SIDE)])
 )
 KERNEL = tuple(
     Value(f"%{name}", type)
@@ -61,12 +57,8 @@ def add_tile(module: Module, way: str, attributes: str) -> str:
 
 def _on_unit(b: Builder) -> None:
     """Tiles 0 … 3 are sums, 4 and 5 left of them, 6 and 7 above."""
-    b.branch(b.icmp("sgt", KERNEL[-1], const(I64, SIDE)), "two", "one")
-    for label, many in (("two", 2), ("one", 1)):
-        b.label(label)
-        _tiles(b, many)
-        b.jump("done")
-    b.label("done")
+    for more in b.either(b.icmp("sgt", KERNEL[-1], SIDE), "two", "one"):
+        _tiles(b, 2 if more else 1)
 
 
 def _tiles(b: Builder, many: int) -> None:
@@ -75,17 +67,14 @@ def _tiles(b: Builder, many: int) -> None:
     places = [(i, v) for i in range(many) for v in range(2)]
     for i, v in places:
         unit.zero(b, 2 * i + v)
-    with b.loop(const(I64, 0), chunks, name="chunk") as chunk:
-        ours = b.gep(a, I8, b.mul(chunk, const(I64, BYTES)))
-        theirs = b.gep(panel, I16, b.mul(chunk, const(I64, 2 * TILE)))
-        for i in range(many):
-            unit.load(b, 4 + i, b.gep(ours, I8, b.mul(step, const(I64, i * SIDE))), step)
-        for v in range(2):
-            unit.load(b, 6 + v, b.gep(theirs, I16, const(I64, v * TILE)), BYTES)
-        for i, v in places:
-            unit.multiply(b, 2 * i + v, 4 + i, 6 + v)
+    with b.loop(0, chunks, name="chunk") as chunk:
+        ours = b.gep(a, I8, b.mul(chunk, BYTES))
+        theirs = b.gep(panel, I16, b.mul(chunk, 2 * TILE))
+        left = [b.gep(ours, I8, b.mul(step, i * SIDE)) for i in range(many)]
+        above = [b.gep(theirs, I16, v * TILE) for v in range(2)]
+        unit.add_products(b, (left, step), (above, BYTES))
     for i, v in places:
-        place = b.gep(sums, F32, const(I64, i * SIDE * WIDTH + v * SIDE))
+        place = b.gep(sums, F32, i * SIDE * WIDTH + v * SIDE)
         unit.store(b, 2 * i + v, place, 4 * WIDTH)
 
 
@@ -93,35 +82,32 @@ def _on_vectors(b: Builder) -> None:
     """The same on vectors: a pair of each of eight rows at a time."""
     a, step, panel, sums, chunks, rows = KERNEL
     zero, high = const(I64, 0), const(WORDS, -65536)
-    more = b.icmp("sgt", rows, const(I64, SIDE))
+    more = b.icmp("sgt", rows, SIDE)
     count = b.select(more, const(I64, WIDTH), const(I64, SIDE))
     with b.loop(zero, count, ROWS, "row") as row:
         totals = [[b.slot(const(WIDE, 0.0), "sum") for _ in range(2)] for _ in range(ROWS)]
         line = b.gep(a, I8, b.mul(row, step))
-        with (
-            b.loop(zero, chunks, name="chunk") as chunk,
-            b.loop(zero, const(I64, SIDE), name="pair") as pair,
-        ):
-            place = b.add(b.mul(chunk, const(I64, 2 * TILE)), b.mul(pair, const(I64, DEPTH)))
+        with b.loop(zero, chunks, name="chunk") as chunk, b.loop(zero, SIDE, name="pair") as pair:
+            place = b.add(b.mul(chunk, 2 * TILE), b.mul(pair, DEPTH))
             theirs = []
             for v in range(2):
-                address = b.gep(panel, I16, b.add(place, const(I64, v * TILE)))
+                address = b.gep(panel, I16, b.add(place, v * TILE))
                 pairs = b.load(address, WORDS)
-                low = b.binary("shl", pairs, const(WORDS, 16))
+                low = b.binary("shl", pairs, 16)
                 theirs.append([b.bitcast(w, "float") for w in (low, b.binary("and", pairs, high))])
-            column = b.add(b.mul(chunk, const(I64, SIDE)), pair)
+            column = b.add(b.mul(chunk, SIDE), pair)
             for k in range(ROWS):
-                address = b.gep(b.gep(line, I8, b.mul(step, const(I64, k))), I32, column)
+                address = b.gep(b.gep(line, I8, b.mul(step, k)), I32, column)
                 both = b.splat(b.load(address, I32), SIDE)
-                low = b.bitcast(b.binary("shl", both, const(WORDS, 16)), "float")
+                low = b.bitcast(b.binary("shl", both, 16), "float")
                 upper = b.bitcast(b.binary("and", both, high), "float")
                 for v in range(2):
                     total = b.fma(low, theirs[v][0], totals[k][v].get())
                     totals[k][v].set(b.fma(upper, theirs[v][1], total))
         for k in range(ROWS):
-            start = b.mul(b.add(row, const(I64, k)), const(I64, WIDTH))
+            start = b.mul(b.add(row, k), WIDTH)
             for v in range(2):
-                place = b.gep(sums, F32, b.add(start, const(I64, v * SIDE)))
+                place = b.gep(sums, F32, b.add(start, v * SIDE))
                 b.store(totals[k][v].get(), place)
 
 
@@ -130,7 +116,7 @@ def turn(b: Builder, tile: Value, into: Value) -> None:
     for i in range(2):
         for v in range(2):
             place = [(i * SIDE + k) * WIDTH + v * SIDE for k in range(SIDE)]
-            rows = [b.gep(tile, F32, const(I64, p)) for p in place]
+            rows = [b.gep(tile, F32, p) for p in place]
             for k, column in enumerate(columns_of(b, rows)):
                 to = const(I64, (v * SIDE + k) * WIDTH + i * SIDE)
                 b.store(b.cast("bitcast", column, WIDE), b.gep(into, F32, to))
@@ -141,7 +127,7 @@ def columns_of(b: Builder, rows: list[Value]) -> list[Value]:
     belong, and turned by fours."""
     quarter, found = Type("i32", SIDE // 4), []
     for q in range(4):
-        parts = [b.load(b.gep(row, I32, const(I64, 4 * q)), quarter, 2) for row in rows]
+        parts = [b.load(b.gep(row, I32, 4 * q), quarter, 2) for row in rows]
         fours = []
         for k in range(4):
             low, high = (b.shuffle(parts[n], parts[n + 4], range(8)) for n in (k, k + 8))

@@ -6,10 +6,10 @@ their level: they ask (`available`) and have another way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tracejit.codegen.native.builder import I1, I8, I64, PTR, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import I1, I8, PTR, Builder, Module, Type, Value, const
 from tracejit.runtime.cpu import Level
 
 SIDE = 16  # rows of a tile, and pairs (or f32) in a row
@@ -17,6 +17,8 @@ DEPTH = 32  # bf16 in a row
 TILE = SIDE * DEPTH  # bf16 in a tile
 BYTES = 64  # of a row
 TILES = 8
+WORDS = Type("i32", SIDE)  # a row's pairs
+Places = tuple[Sequence[Value], Value | int]  # where tiles begin; the bytes from row to row
 _FEATURES = "+amx-tile,+amx-bf16,+avx512bf16"  # no processor has the first two alone
 PERMISSION = "_ZN2at3cpu8init_amxEv"  # torch asks the system for the unit; false if there is none
 
@@ -42,13 +44,13 @@ def _add_question(module: Module) -> None:
     b = Builder(module)
     module.declare_global("amx.known", "internal global i8 0")
     known = b.load(Value("@amx.known", PTR), I8)
-    b.branch(b.icmp("eq", known, const(I8, 0)), "ask", "say")
+    b.branch(b.icmp("eq", known, 0), "ask", "say")
     b.label("ask")
     found = b.call(PERMISSION, I1)
     b.store(b.select(found, const(I8, 2), const(I8, 1)), Value("@amx.known", PTR))
     b.line(f"ret {found}")
     b.label("say")
-    b.line(f"ret {b.icmp('eq', known, const(I8, 2))}")
+    b.line(f"ret {b.icmp('eq', known, 2)}")
     module.add("amx", "\n".join(["define internal i1 @amx() noinline {", *b.text(), "}"]))
 
 
@@ -71,15 +73,20 @@ def zero(b: Builder, number: int) -> None:
 
 def load(b: Builder, number: int, place: Value, stride: int | Value) -> None:
     """Tile `number` from memory, `stride` bytes from row to row."""
-    step = stride if isinstance(stride, Value) else const(I64, stride)
-    b.call_void("llvm.x86.tileloadd64", const(I8, number), place, step)
+    b.call_void("llvm.x86.tileloadd64", const(I8, number), place, stride)
 
 
 def store(b: Builder, number: int, place: Value, stride: int) -> None:
     """Tile `number` to memory, `stride` bytes from row to row."""
-    b.call_void("llvm.x86.tilestored64", const(I8, number), place, const(I64, stride))
+    b.call_void("llvm.x86.tilestored64", const(I8, number), place, stride)
 
 
-def multiply(b: Builder, total: int, left: int, right: int) -> None:
-    """Tile `total` += tile `left` · tile `right`."""
-    b.call_void("llvm.x86.tdpbf16ps", *(const(I8, n) for n in (total, left, right)))
+def add_products(b: Builder, left: Places, above: Places) -> None:
+    """Tiles 0 … 3, two rows of two or fewer, += tiles left of them · tiles above them."""
+    for first, (places, stride) in ((4, left), (6, above)):
+        for k, place in enumerate(places):
+            load(b, first + k, place, stride)
+    for i in range(len(left[0])):
+        for v in range(len(above[0])):
+            numbers = (const(I8, n) for n in (2 * i + v, 4 + i, 6 + v))
+            b.call_void("llvm.x86.tdpbf16ps", *numbers)

@@ -31,11 +31,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracejit.codegen.native.builder import I1, I64, PTR, Builder, Module, Slot, Type, Value, const
+from tracejit.codegen.native.builder import (
+    I1,
+    I64,
+    PTR,
+    Builder,
+    Module,
+    Slot,
+    Type,
+    Value,
+    const,
+    named,
+)
 from tracejit.runtime.cpu import Level
 
 CHAIN = 192  # multiply-adds that follow each other: MKL's chains on AVX2 are as long
 
+_ARGUMENTS = (
+    *(Value("%a", PTR), *named(I64, "a_row a_k")),
+    *(Value("%b", PTR), *named(I64, "b_k")),
+    *(Value("%c", PTR), *named(I64, "c_row k"), Value("%more", I1)),
+)
 # Rows and vectors of columns: rows·vectors accumulators, `vectors` of B and an element of A fit.
 _SHAPES: dict[str, tuple[int, int]] = {"avx512": (14, 2), "avx2": (6, 2), "neon": (8, 3)}
 
@@ -56,75 +72,51 @@ def add_microkernel(
         raise ValueError(f"no tile has {rows}×{columns} elements with {lanes} lanes")
     name = f"tile.{rows}x{columns}.{kind}"
     if not module.has(name):
-        module.add(name, _Tile(module, rows, columns // lanes, Type(kind, lanes)).text(name))
+        b = Builder(module)
+        _write(b, rows, columns // lanes, Type(kind, lanes))
+        spelled = ", ".join(map(str, _ARGUMENTS))
+        head = f"define internal void @{name}({spelled}) {{"
+        module.add(name, "\n".join([head, *b.text(), "}"]))
     return name
 
 
-class _Tile:
-    """Writes one function."""
+def _write(b: Builder, rows: int, vectors: int, wide: Type) -> None:
+    """Chains of products, each put into C or added to it."""
+    *_, k, more = _ARGUMENTS
+    chains = b.smax(b.binary("udiv", b.add(k, CHAIN - 1), CHAIN), 1)
+    length = b.binary("udiv", b.sub(b.add(k, chains), 1), chains)
+    with b.loop(0, chains, name="chain") as chain:
+        begin = b.mul(chain, length)
+        end = b.smin(b.add(begin, length), k)
+        sums = [[b.slot(const(wide, 0), "sum") for _ in range(vectors)] for _ in range(rows)]
+        with b.loop(begin, end, name="p") as p:
+            _step(b, sums, wide, p)
+        adds = b.binary("or", more, b.icmp("ne", chain, 0))
+        _finish(b, [[slot.get() for slot in row] for row in sums], wide, adds)
+    b.line("ret void")
 
-    def __init__(self, module: Module, rows: int, vectors: int, wide: Type) -> None:
-        self.builder = Builder(module)
-        self.rows, self.vectors, self.wide = rows, vectors, wide
-        self.a, self.b, self.c = (Value(f"%{n}", PTR) for n in "abc")
-        self.a_row, self.a_k, self.b_k, self.c_row, self.k = (
-            Value(f"%{n}", I64) for n in ("a_row", "a_k", "b_k", "c_row", "k")
-        )
-        self.more = Value("%more", I1)
 
-    def text(self, name: str) -> str:
-        b = self.builder
-        zero, one = const(I64, 0), const(I64, 1)
-        chains = b.binary("udiv", b.add(self.k, const(I64, CHAIN - 1)), const(I64, CHAIN))
-        chains = b.intrinsic("llvm.smax", I64, chains, one)
-        length = b.binary("udiv", b.sub(b.add(self.k, chains), one), chains)
-        with b.loop(zero, chains, name="chain") as chain:
-            begin = b.mul(chain, length)
-            end = b.intrinsic("llvm.smin", I64, b.add(begin, length), self.k)
-            sums = [b.slot(const(self.wide, 0), "sum") for _ in range(self.rows * self.vectors)]
-            with b.loop(begin, end, name="p") as p:
-                self._step(sums, p)
-            more = b.binary("or", self.more, b.icmp("ne", chain, zero))
-            self._finish([s.get() for s in sums], more)
-        b.line("ret void")
-        arguments = (self.a, self.a_row, self.a_k, self.b, self.b_k)
-        spelled = ", ".join(map(str, (*arguments, self.c, self.c_row, self.k, self.more)))
-        return "\n".join([f"define internal void @{name}({spelled}) {{", *b.text(), "}"])
+def _step(b: Builder, sums: Sequence[Sequence[Slot]], wide: Type, p: Value) -> None:
+    """One step of k: a row of B's panel times one element of each of A's rows."""
+    left, a_row, a_k, right, b_k, *_ = _ARGUMENTS
+    element = wide.scalar
+    column = b.gep(left, element, b.mul(p, a_k))
+    line = b.gep(right, element, b.mul(p, b_k))
+    ours = [b.load(b.gep(line, element, v * wide.lanes), wide) for v in range(len(sums[0]))]
+    for i, row in enumerate(sums):
+        one = b.splat(b.load(b.gep(column, element, b.mul(a_row, i)), element), wide.lanes)
+        for vector, total in zip(ours, row):
+            total.set(b.fma(one, vector, total.get()))
 
-    def _step(self, sums: Sequence[Slot], p: Value) -> None:
-        """One step of k: a row of B's panel times one element of each of A's rows."""
-        b, element = self.builder, self.wide.scalar
-        column = b.gep(self.a, element, b.mul(p, self.a_k))
-        row = b.gep(self.b, element, b.mul(p, self.b_k))
-        ours = [b.load(b.gep(row, element, self._lane(v)), self.wide) for v in range(self.vectors)]
-        for i in range(self.rows):
-            one = b.load(b.gep(column, element, self._times(self.a_row, i)), element)
-            left = b.splat(one, self.wide.lanes)
-            for v in range(self.vectors):
-                place = sums[i * self.vectors + v]
-                place.set(b.fma(left, ours[v], place.get()))
 
-    def _finish(self, sums: Sequence[Value], more: Value) -> None:
-        """Put the tile into C, or add it."""
-        b = self.builder
-        b.branch(more, "add", "put")
-        for label in ("add", "put"):
-            b.label(label)
-            for place, value in enumerate(sums):
-                address = self._c_address(*divmod(place, self.vectors))
-                if label == "add":
-                    value = b.fadd(b.load(address, self.wide), value)
+def _finish(b: Builder, sums: Sequence[Sequence[Value]], wide: Type, more: Value) -> None:
+    """Put the tile into C, or add it."""
+    *_, c, c_row, _, _ = _ARGUMENTS
+    for adds in b.either(more, "add", "put"):
+        for i, row in enumerate(sums):
+            for v, value in enumerate(row):
+                line = b.gep(c, wide.scalar, b.mul(c_row, i))
+                address = b.gep(line, wide.scalar, v * wide.lanes)
+                if adds:
+                    value = b.fadd(b.load(address, wide), value)
                 b.store(value, address)
-            b.jump("done")
-        b.label("done")
-
-    def _c_address(self, i: int, v: int) -> Value:
-        b, element = self.builder, self.wide.scalar
-        row = b.gep(self.c, element, self._times(self.c_row, i))
-        return b.gep(row, element, self._lane(v))
-
-    def _lane(self, v: int) -> Value:
-        return const(I64, v * self.wide.lanes)
-
-    def _times(self, stride: Value, factor: int) -> Value:
-        return self.builder.mul(stride, const(I64, factor))

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 from tracejit.codegen.native import product_matrix
 from tracejit.codegen.native.builder import Module
-from tracejit.codegen.native.entry import add_entry
 from tracejit.codegen.native.microkernel import tile_shape
 from tracejit.codegen.native.product_frame import Frame
 from tracejit.codegen.native.product_matrix import Matrix
 from tracejit.codegen.native.product_stream import Stream, streams
 from tracejit.codegen.native.product_tiles import FLOPS_NS, Tiles
-from tracejit.codegen.native.source import heading, source
+from tracejit.codegen.native.source import Work, source
 from tracejit.fuse.index import Axis
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.product import Product, as_product, index_stride
@@ -41,11 +40,9 @@ def generate_product(nest: LoopNest, product: Product, name: str, target: str) -
         schedule = Matrix(frame)
     else:
         schedule = Stream(frame) if streams(product) else Tiles(frame)
-    module.comment = heading(nest, name, target, str(schedule))
-    phases = schedule.write()
     work_ns = product.flops / FLOPS_NS
-    add_entry(module, name, len(nest.buffers), phases, work_ns, bool(schedule.scratch))
-    return source(nest, name, target, module, str(schedule), schedule.scratch)
+    work = Work(schedule.write(), work_ns, str(schedule), schedule.scratch)
+    return source(nest, name, target, module, work)
 
 
 def _arranged(nest: LoopNest, product: Product, level: Level) -> tuple[LoopNest, Product]:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracejit.codegen.native.builder import I64, PTR, Builder, Value, const, some_lanes
-from tracejit.codegen.native.product_frame import Frame, Side
+from tracejit.codegen.native.builder import I64, PTR, Builder, Value, some_lanes
+from tracejit.codegen.native.product_frame import Axes, Frame, Side
 from tracejit.codegen.native.rows import digits
-from tracejit.fuse.index import Axis
 
 _TILE, _BATCH = Value("%tile", PTR), Value("%batch", I64)
 _LEFT, _RIGHT = Value("%left", I64), Value("%right", I64)
@@ -30,36 +29,29 @@ class _Epilogue:
         self.frame, self.left, self.right = frame, left, right
 
     def write(self, b: Builder) -> None:
-        batch = self.frame.product.batch
+        batch, right = self.frame.product.batch, self.right
         shared = digits(b, _BATCH, batch) if batch else {}
         above, row = self.left.place(b, _LEFT)
-        beside, column = self.right.place(b, _RIGHT)
+        beside, column = right.place(b, _RIGHT)
         axes = {**shared, **above, **beside}
-        if self.right.last == self.right.width:
-            self._rows(b, axes, row, column, part=False)
+        if right.last == right.width:
+            self._rows(b, axes, row, column, right.width)
             return
-        inside = const(I64, self.right.axis.size - self.right.width)
-        b.branch(b.icmp("sle", column, inside), "whole", "part")
-        for label in ("whole", "part"):
-            b.label(label)
-            self._rows(b, axes, row, column, part=label == "part")
-            b.jump("done")
-        b.label("done")
+        inside = b.icmp("sle", column, right.axis.size - right.width)
+        for whole in b.either(inside, "whole", "part"):
+            self._rows(b, axes, row, column, right.width if whole else right.last)
 
-    def _rows(
-        self, b: Builder, axes: dict[Axis, Value], row: Value, column: Value, part: bool
-    ) -> None:
+    def _rows(self, b: Builder, axes: Axes, row: Value, column: Value, elements: int) -> None:
         frame, right = self.frame, self.right
-        elements = right.last if part else right.width
-        with b.loop(const(I64, 0), _ROWS, name="row") as i:
-            line = b.gep(_TILE, frame.element, b.mul(i, const(I64, right.width)))
+        aligned = frame.lanes if right.width % frame.lanes == 0 else 1
+        with b.loop(0, _ROWS, name="row") as i:
+            line = b.gep(_TILE, frame.element, b.mul(i, right.width))
             here = {**axes, self.left.axis: b.add(row, i)}
             for q in range(0, elements, frame.lanes):
                 mask = some_lanes(frame.lanes, elements - q)
-                at = {**here, right.axis: b.add(column, const(I64, q))}
-                aligned = frame.lanes if right.width % frame.lanes == 0 else 1
+                at = {**here, right.axis: b.add(column, q)}
                 evaluator = frame.evaluator(b, at, right.axis, mask, aligned)
-                sums = b.load(b.gep(line, frame.element, const(I64, q)), frame.wide)
+                sums = b.load(b.gep(line, frame.element, q), frame.wide)
                 evaluator.bind(frame.product.total, sums)
                 for store in frame.nest.stores:
                     evaluator.store(store)

@@ -4,12 +4,14 @@ the loops a panel is, and a way to define functions that see all buffers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracejit.codegen.native.builder import I64, PTR, Builder, Module, Type, Value, const, define
+from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.rows import digits
 from tracejit.codegen.native.values import Evaluator
+from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.index import Axis, Index, linear
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.product import Product, index_stride, plain_load
@@ -18,6 +20,8 @@ from tracejit.ir.graph import numel
 from tracejit.runtime.cpu import Level
 
 PAGE = 4096  # bytes; what lies further apart shares few sets of a cache
+Axes = Mapping[Axis, Value]
+Range = tuple[Value, Value]  # from the first one to behind the last
 NO_AXIS = Axis("one", 1)  # what a factor without an axis of its own varies over
 
 
@@ -51,18 +55,22 @@ class Side:
     def batches(self) -> int:
         return int(numel(a.size for a in self.batch))
 
-    def place(self, b: Builder, panel: Value) -> tuple[dict[Axis, Value], Value]:
+    def place(self, b: Builder, panel: Value) -> tuple[Axes, Value]:
         """The outer axes' values, and the first element along the axis."""
-        count = const(I64, self.along)
-        outer = digits(b, b.binary("udiv", panel, count), self.outer) if self.outer else {}
-        within = b.binary("urem", panel, count) if self.outer else panel
-        return outer, b.mul(within, const(I64, self.width))
+        if not self.outer:
+            return {}, b.mul(panel, self.width)
+        outer = digits(b, b.binary("udiv", panel, self.along), self.outer)
+        return outer, b.mul(b.binary("urem", panel, self.along), self.width)
 
-    def batch_at(self, b: Builder, axes: dict[Axis, Value]) -> Value:
+    def count(self, b: Builder, panel: Value) -> Value:
+        """How many elements a panel has."""
+        return b.smin(b.sub(self.axis.size, self.place(b, panel)[1]), self.width)
+
+    def batch_at(self, b: Builder, axes: Axes) -> Value:
         """Which of its own batches it is at these values of the batch axes."""
         place = const(I64, 0)
         for axis in self.batch:
-            place = b.add(b.mul(place, const(I64, axis.size)), axes[axis])
+            place = b.add(b.mul(place, axis.size), axes[axis])
         return place
 
 
@@ -71,10 +79,10 @@ def even(size: int, most: int) -> int:
     return -(-size // -(-size // most))
 
 
-def make_side(product: Product, name: str, width: int) -> Side:
-    """The side called "left" or "right"."""
+def make_side(product: Product, name: str, width: int, factor: Scalar | None = None) -> Side:
+    """The side called "left" or "right". `factor`: what is read of it, if not the whole factor."""
     left = name == "left"
-    factor = product.left if left else product.right
+    factor = factor or (product.left if left else product.right)
     axes = (product.rows if left else product.columns) or (NO_AXIS,)
     batch = tuple(a for a in product.batch if a in factor.axes())
     return Side(name, factor, axes[:-1], axes[-1], width, batch)
@@ -93,19 +101,13 @@ class Frame:
     def __post_init__(self) -> None:
         self.kind = "float" if self.product.total.dtype == "f32" else "double"
         self.element = Type(self.kind)
+        self.item = self.element.bits // 8
         self.lanes = self.level.lanes(self.element.bits)
         self.wide = Type(self.kind, self.lanes)
         self.buffers = [f"{b.name}_" for b in self.nest.buffers]
-        self.inner = linear([Index.of(a) for a in self.product.inner], self._inner_sizes)
-
-    @property
-    def _inner_sizes(self) -> list[int]:
-        return [a.size for a in self.product.inner]
-
-    @property
-    def depth(self) -> int:
-        """How many products are added up."""
-        return int(numel(self._inner_sizes))
+        inner = self.product.inner
+        self.inner = linear([Index.of(a) for a in inner], [a.size for a in inner])
+        self.depth = self.product.sizes[3]  # how many products are added up
 
     def pointers(self, values: Sequence[Value]) -> dict[str, Value]:
         """The buffers among a function's arguments, by their names in the nest."""
@@ -137,7 +139,7 @@ class Frame:
     def evaluator(
         self,
         b: Builder,
-        axes: dict[Axis, Value],
+        axes: Axes,
         vector: Axis | None = None,
         mask: Value | None = None,
         aligned: int = 1,
@@ -147,31 +149,69 @@ class Frame:
         pointers = self.pointers(self.arguments)
         return Evaluator(b, self.nest, pointers, axes, vector, lanes, mask, aligned)
 
+    def address(self, b: Builder, factor: Scalar, axes: Axes) -> Value:
+        """Where the element of a factor that is a plain load lies at these values of the axes."""
+        assert isinstance(factor.arg, Load)
+        pointer = self.pointers(self.arguments)[factor.arg.buffer]
+        place = self.evaluator(b, axes).place(factor.arg.index)
+        return b.gep(pointer, Type(memory_kind(factor.dtype)), place.base)
 
-@dataclass(frozen=True)
-class InPlace:
-    """A factor that can be read where it lies: its load, its steps along its own axis and along the
-    summed one."""
-
-    load: Load
-    own_step: int
-    inner_step: int
-
-    def address(self, frame: Frame, b: Builder, axes: dict[Axis, Value]) -> Value:
-        """Where its element at these values of the axes lies."""
-        place = frame.evaluator(b, axes).place(self.load.index)
-        pointer = frame.pointers(frame.arguments)[self.load.buffer]
-        return b.gep(pointer, frame.element, place.base)
+    def phase(
+        self, name: str, tasks: int, grain: float, write: Callable[..., None], scratch: int = 0
+    ) -> Phase:
+        """A phase whose function is `@{kernel}.{name}`; `scratch` if it uses memory for a while."""
+        body = f"{self.name}.{name}"
+        names = [*self.buffers, *(["scratch"] if scratch else [])]
+        add_body(self.module, body, names, write)
+        return Phase(body, tasks, max(int(grain), 1))
 
 
-def in_place(frame: Frame, side: Side) -> InPlace | None:
-    """How a factor is read where it lies; None if it is more than a load of the right kind, or no
-    two strides say where."""
+def in_place(frame: Frame, side: Side, dtype: str) -> tuple[int, int] | None:
+    """The steps along its own axis and along the summed one with which a factor is read where it
+    lies; None if it is more than a load of this dtype, or no two strides say where."""
     load = plain_load(side.factor)
-    if load is None or side.factor.dtype != frame.product.total.dtype:
-        return None
-    if load.index.indirects():
+    if load is None or side.factor.dtype != dtype or load.index.indirects():
         return None
     own = index_stride(load.index, side.axis)
     inner = index_stride(load.index, frame.product.inner[-1])
-    return None if own is None or inner is None else InPlace(load, own, inner)
+    return None if own is None or inner is None else (own, inner)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Tasks of `group` left panels with `panels` right ones. Tasks that follow each other share the
+    left ones."""
+
+    product: Product
+    left: Side
+    right: Side
+    group: int
+    panels: int = 1
+
+    @property
+    def order(self) -> list[Axis]:
+        """The loops over tasks, the outermost first."""
+        left, right = self.left, self.right
+        return [
+            Axis("batch", self.product.sizes[0]),
+            Axis("above", left.panels // left.along),
+            Axis("group", -(-left.along // self.group)),
+            Axis("right", -(-right.panels // self.panels)),
+        ]
+
+    @property
+    def count(self) -> int:
+        return int(numel(axis.size for axis in self.order))
+
+    def of(self, b: Builder, task: Value) -> tuple[Value, Axes, Range, Range]:
+        """A task's batch, as the values of the batch axes too, its left and its right panels."""
+        order = self.order
+        at = digits(b, task, order)
+        batch, above, group, right = (at[axis] for axis in order)
+        axes = digits(b, batch, self.product.batch)
+        base, first = b.mul(above, self.left.along), b.mul(group, self.group)
+        stop = b.smin(b.add(first, self.group), self.left.along)
+        lefts = (b.add(base, first), b.add(base, stop))
+        first = b.mul(right, self.panels)
+        rights = (first, b.smin(b.add(first, self.panels), self.right.panels))
+        return batch, axes, lefts, rights

@@ -14,16 +14,23 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from tracejit.codegen.native import matrix_unit as unit
-from tracejit.codegen.native.builder import F32, I8, I16, I64, PTR, Builder, Value, const
-from tracejit.codegen.native.entry import Phase, add_body
-from tracejit.codegen.native.matrix_pack import DEST, Axes, Packer
+from tracejit.codegen.native.builder import F32, I8, I16, I64, PTR, Builder, Value, const, named
+from tracejit.codegen.native.entry import Phase
+from tracejit.codegen.native.matrix_pack import DEST, Packer
 from tracejit.codegen.native.matrix_tiles import WIDTH, add_tile, turn
 from tracejit.codegen.native.matrix_unit import DEPTH, SIDE
 from tracejit.codegen.native.product_epilogue import add_epilogue
-from tracejit.codegen.native.product_frame import Frame, InPlace, Side, even, make_side
+from tracejit.codegen.native.product_frame import (
+    Axes,
+    Frame,
+    Groups,
+    Side,
+    even,
+    in_place,
+    make_side,
+)
 from tracejit.codegen.native.rows import digits
-from tracejit.fuse.index import Axis
-from tracejit.fuse.product import Product, index_stride, plain_load
+from tracejit.fuse.product import Product
 from tracejit.fuse.scalar import Scalar
 from tracejit.runtime.cpu import Level
 
@@ -66,112 +73,95 @@ class Matrix:
         self.frame, product = frame, frame.product
         found = halves(product)
         assert found is not None
-        self.factors = {"left": found[0], "right": found[1]}
         (self.inner,) = product.inner
-        self.left = make_side(product, "left", WIDTH)
-        self.right = make_side(product, "right", WIDTH)
+        self.left = left = make_side(product, "left", WIDTH, found[0])
+        self.right = right = make_side(product, "right", WIDTH, found[1])
         self.chunks = -(-self.inner.size // DEPTH)
-        self.packer = Packer(frame, self.factors, self.inner, self.chunks)
+        self.packer = Packer(frame, self.inner, self.chunks)
         self.row = 2 * DEPTH * self.chunks  # bytes of a packed row
+        self.pack_ns = PACK_NS * WIDTH * DEPTH * self.chunks  # of a panel
         near = max(NEAR // (WIDTH * self.row), 1)
-        tasks = product.sizes[0] * (self.left.panels // self.left.along) * self.right.panels
-        wanted = max(self.left.along * tasks // WANTED, REUSED)
-        self.group = even(self.left.along, min(near, wanted))
+        tasks = product.sizes[0] * (left.panels // left.along) * right.panels
+        wanted = max(left.along * tasks // WANTED, REUSED)
+        self.groups = Groups(product, left, right, even(left.along, min(near, wanted)))
         self.swapped = self._swapped()
-        self.place = self._in_place(self.right if self.swapped else self.left)
-        packed = self.left.batches * self.left.panels if self.swapped or not self.place else 0
+        self.rows = right if self.swapped else left  # whose rows are multiplied with pairs
+        self.step = self._in_place(self.rows)
+        packed = left.batches * left.panels if self.swapped or self.step is None else 0
         self.scratch = packed * WIDTH * self.row
 
     def __str__(self) -> str:
         packed = ", left packed" if self.scratch else ""
         turned = ", turned" if self.swapped else ""
-        return f"tiles of the matrix unit, {self.group} of {WIDTH}×{WIDTH} a task{packed}{turned}"
+        size = f"{self.groups.group} of {WIDTH}×{WIDTH}"
+        return f"tiles of the matrix unit, {size} a task{packed}{turned}"
 
     def _swapped(self) -> bool:
         """Whether factors change places: by the squares of 16×16 words that are turned."""
         if self._in_place(self.right) is None:
             return False
         batch, m, n, k = self.frame.product.sizes
-        pairs = batch * -(-self.left.along // self.group) * n * k
+        pairs = batch * -(-self.left.along // self.groups.group) * n * k
         return pairs > (m * self.left.batches * k + 2 * batch * m * n)
 
-    def _in_place(self, side: Side) -> InPlace | None:
-        """How a factor's rows are read where they lie, if its tiles are whole."""
-        load = plain_load(self.factors[side.name])
-        if load is None or load.index.indirects() or self.inner.size % DEPTH:
-            return None
-        own = index_stride(load.index, side.axis)
-        inner = index_stride(load.index, self.inner)
-        if own is None or inner != 1 or side.axis.size % SIDE:
-            return None
-        return InPlace(load, own, inner)
+    def _in_place(self, side: Side) -> int | None:
+        """How far a factor's rows lie apart that are read where they lie, if its tiles are
+        whole."""
+        own, inner = in_place(self.frame, side, "bf16") or (0, 0)
+        whole = self.inner.size % DEPTH == 0 and side.axis.size % SIDE == 0
+        return own if inner == 1 and whole else None
 
     def write(self) -> list[Phase]:
         """Define the functions; the phases."""
-        more = (DEST, Value("%batch", I64), Value("%panel", I64))
-        paired = self.left if self.swapped else self.right
-        self.pack = self.frame.function("pairs", more, lambda b: self.packer.pairs(b, paired))
-        tasks = self.frame.product.sizes[0] * (self.left.panels // self.left.along)
-        tasks *= -(-self.left.along // self.group) * self.right.panels
-        flops = 2.0 * self.group * WIDTH * WIDTH * DEPTH * self.chunks
-        ns = flops / FLOPS_NS + PACK_NS * WIDTH * DEPTH * self.chunks
-        body = f"{self.frame.name}.tiles"
+        frame, paired = self.frame, self.left if self.swapped else self.right
+        more = [DEST, *named(I64, "batch panel")]
+        self.pack = frame.function("pairs", more, lambda b: self.packer.pairs(b, paired))
+        ns = 2.0 * self.groups.group * WIDTH * WIDTH * DEPTH * self.chunks / FLOPS_NS
         phases = [self._packing()] if self.scratch else []
-        attributes = {"unit": unit.attributes(self.frame.level), "plain": ""}
-        self.ways = {way: self._range(way, given) for way, given in attributes.items()}
-        add_body(self.frame.module, body, self._names, self._best_way)
-        return [*phases, Phase(body, tasks, max(int(TASK_NS / ns), 1))]
+        ways = self._range("unit", unit.attributes(frame.level)), self._range("plain", "")
 
-    @property
-    def _names(self) -> list[str]:
-        return [*self.frame.buffers, *(["scratch"] if self.scratch else [])]
+        def best_way(b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
+            for some in b.either(unit.available(b), "unit", "plain"):
+                ways[not some](b, *pointers[len(frame.buffers) :], begin, end)
+
+        grain = TASK_NS / (ns + self.pack_ns)
+        return [*phases, frame.phase("tiles", self.groups.count, grain, best_way, self.scratch)]
 
     # The left factor
 
     def _packing(self) -> Phase:
         """A task packs one left panel: in pairs, or row by row; beyond the last row that one
         repeats."""
-        frame, left = self.frame, self.left
+        left = self.left
 
         def write(b: Builder, _: object, begin: Value, end: Value) -> None:
-            panels, last = const(I64, left.panels), const(I64, left.axis.size - 1)
             with b.loop(begin, end, name="task") as task:
-                number, panel = b.binary("udiv", task, panels), b.binary("urem", task, panels)
+                number, panel = b.divmod(task, left.panels)
                 if self.swapped:
-                    self.pack(b, self._row(b, b.mul(task, const(I64, WIDTH))), number, panel)
+                    self.pack(b, self._row(b, b.mul(task, WIDTH)), number, panel)
                     return
                 batch = digits(b, number, left.batch)
                 outer, start = left.place(b, panel)
-                with b.loop(const(I64, 0), const(I64, WIDTH), name="row") as row:
-                    at = b.intrinsic("llvm.smin", I64, b.add(start, row), last)
-                    dest = self._row(b, b.add(b.mul(task, const(I64, WIDTH)), row))
+                with b.loop(0, WIDTH, name="row") as row:
+                    at = b.smin(b.add(start, row), left.axis.size - 1)
+                    dest = self._row(b, b.add(b.mul(task, WIDTH), row))
                     self.packer.row(b, left, {**batch, **outer, left.axis: at}, dest)
 
-        body = f"{frame.name}.pack"
-        add_body(frame.module, body, self._names, write)
-        ns = PACK_NS * WIDTH * DEPTH * self.chunks
-        return Phase(body, left.batches * left.panels, max(int(TASK_NS / ns), 1))
+        tasks = left.batches * left.panels
+        return self.frame.phase("pack", tasks, TASK_NS / self.pack_ns, write, self.scratch)
 
     def _row(self, b: Builder, number: Value) -> Value:
         """Where a packed row of the left factor is."""
-        return b.gep(SCRATCH, I8, b.mul(number, const(I64, self.row)))
+        return b.gep(SCRATCH, I8, b.mul(number, self.row))
 
     # Tasks
-
-    def _best_way(self, b: Builder, pointers: list[Value], begin: Value, end: Value) -> None:
-        """The tasks, with the unit or without."""
-        b.branch(unit.available(b), "unit", "plain")
-        for way, call in self.ways.items():
-            b.label(way)
-            call(b, *pointers[len(self.frame.buffers) :], begin, end)
-            b.jump("done")
-        b.label("done")
 
     def _range(self, way: str, attributes: str) -> Callable[..., None]:
         """Define the function of a way that does a range of tasks; what writes a call of it."""
         tile = add_tile(self.frame.module, way, attributes)
-        sides, begin, end = (self.left, self.right), Value("%begin", I64), Value("%end", I64)
-        self.finish = add_epilogue(self.frame, *sides, f"epilogue.{way}", attributes)
+        begin, end = named(I64, "begin end")
+        name = f"epilogue.{way}"
+        self.finish = add_epilogue(self.frame, self.left, self.right, name, attributes)
 
         def write(b: Builder) -> None:
             with unit.configured(b) if way == "unit" else nullcontext():
@@ -181,51 +171,34 @@ class Matrix:
         return self.frame.function(way, more, write, attributes)
 
     def _tasks(self, b: Builder, tile: str, begin: Value, end: Value) -> None:
-        frame, left, right = self.frame, self.left, self.right
-        order = [
-            Axis("batch", frame.product.sizes[0]),
-            Axis("above", left.panels // left.along),
-            Axis("group", -(-left.along // self.group)),
-            Axis("right", right.panels),
-        ]
+        left, right = self.left, self.right
         room = None if self.swapped else b.alloca(I16, WIDTH * DEPTH * self.chunks, name="room")
         sums = b.alloca(F32, WIDTH * WIDTH, name="sums")
         turned = b.alloca(F32, WIDTH * WIDTH, name="turned") if self.swapped else sums
         with b.loop(begin, end, name="task") as task:
-            at = digits(b, task, order)
-            batch, above, group, column = (at[axis] for axis in order)
-            axes = digits(b, batch, frame.product.batch)
+            batch, axes, lefts, (column, _) = self.groups.of(b, task)
             if room is not None:
                 self.pack(b, room, right.batch_at(b, axes), column)
-            first = b.mul(group, const(I64, self.group))
-            stop = b.add(first, const(I64, self.group))
-            stop = b.intrinsic("llvm.smin", I64, stop, const(I64, left.along))
-            base = b.mul(above, const(I64, left.along))
-            with b.loop(b.add(base, first), b.add(base, stop), name="left") as row:
-                rows = self._count(b, left, row)
-                many = self._count(b, right, column) if self.swapped else rows
+            with b.loop(*lefts, name="left") as row:
+                rows = left.count(b, row)
+                many = right.count(b, column) if self.swapped else rows
                 a = self._rows(b, column if self.swapped else row, axes)
                 panel = self._packed(b, row, axes) if room is None else room
-                b.call_void(tile, *a, panel, turned, const(I64, self.chunks), many)
+                b.call_void(tile, *a, panel, turned, self.chunks, many)
                 if self.swapped:
                     turn(b, turned, sums)
                 self.finish(b, sums, batch, row, rows, column)
 
-    def _count(self, b: Builder, side: Side, panel: Value) -> Value:
-        """How many of a panel's rows (or columns) there are."""
-        left = b.sub(const(I64, side.axis.size), side.place(b, panel)[1])
-        return b.intrinsic("llvm.smin", I64, left, const(I64, WIDTH))
-
-    def _rows(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, Value]:
+    def _rows(self, b: Builder, panel: Value, axes: Axes) -> tuple[Value, int]:
         """Where a panel of rows begins, and the bytes from row to row."""
-        if self.place is None:
-            return self._packed(b, panel, axes), const(I64, self.row)
-        side = self.right if self.swapped else self.left
+        if self.step is None:
+            return self._packed(b, panel, axes), self.row
+        side = self.rows
         outer, start = side.place(b, panel)
         here = {**axes, **outer, side.axis: start, self.inner: const(I64, 0)}
-        return self.packer.address(b, self.place.load, here), const(I64, 2 * self.place.own_step)
+        return self.frame.address(b, side.factor, here), 2 * self.step
 
     def _packed(self, b: Builder, panel: Value, axes: Axes) -> Value:
         """Where a packed left panel is."""
-        number = b.mul(self.left.batch_at(b, axes), const(I64, self.left.panels))
-        return self._row(b, b.mul(b.add(number, panel), const(I64, WIDTH)))
+        number = b.mul(self.left.batch_at(b, axes), self.left.panels)
+        return self._row(b, b.mul(b.add(number, panel), WIDTH))

@@ -13,23 +13,20 @@ from tracejit.codegen.native.builder import (
     I64,
     PTR,
     Builder,
-    Type,
     Value,
     const,
-    first_lanes,
-    iota,
+    lanes_before,
+    named,
     some_lanes,
     transposed,
 )
-from tracejit.codegen.native.product_frame import Frame, Side
+from tracejit.codegen.native.places import parts
+from tracejit.codegen.native.product_frame import Axes, Frame, Side
 from tracejit.codegen.native.rows import digits
-from tracejit.fuse.index import Axis
 from tracejit.fuse.product import stride
 
 _DEST = Value("%dest", PTR)
-_BATCH, _PANEL, _OUTER, _BEGIN, _END = (
-    Value(f"%{n}", I64) for n in ("batch", "panel", "outer", "begin", "end")
-)
+_BATCH, _PANEL, _OUTER, _BEGIN, _END = named(I64, "batch panel outer begin end")
 
 
 def add_packer(frame: Frame, side: Side) -> Callable[..., None]:
@@ -51,7 +48,7 @@ class _Packer:
         self.lanes, self.width = frame.lanes, side.width
         *self.outer, self.inner = frame.product.inner
 
-    def begin(self, b: Builder) -> tuple[dict[Axis, Value], Value]:
+    def begin(self, b: Builder) -> tuple[Axes, Value]:
         """The values of the axes that the whole block shares, and the panel's first element."""
         batch = digits(b, _BATCH, self.side.batch)
         outer, start = self.side.place(b, _PANEL)
@@ -59,15 +56,9 @@ class _Packer:
 
     def put(self, b: Builder, value: Value, k: Value, q: Value | int, count: int) -> None:
         """Store `count` lanes of step k from element q on."""
-        first = q if isinstance(q, Value) else const(I64, q)
-        place = b.add(b.mul(b.sub(k, _BEGIN), const(I64, self.width)), first)
+        place = b.add(b.mul(b.sub(k, _BEGIN), self.width), q)
         address = b.gep(_DEST, self.frame.element, place)
-        if count == self.lanes:
-            b.store(value, address)
-            return
-        align = const(Type("i32"), value.type.bits // 8)
-        mask = first_lanes(self.lanes, count)
-        b.call_void(f"llvm.masked.store.{value.type.suffix}.p0", value, address, align, mask)
+        b.masked_store(value, address, some_lanes(self.lanes, count))
 
 
 class _Across(_Packer):
@@ -80,32 +71,19 @@ class _Across(_Packer):
         if size % self.width == 0 and reach == self.width:
             self._steps(b, shared, start, masked=False)
             return
-        inside = b.icmp("sle", start, const(I64, size - reach))
-        b.branch(inside, "whole", "part")
-        b.label("whole")
-        self._steps(b, shared, start, masked=False)
-        b.jump("done")
-        b.label("part")
-        self._steps(b, shared, start, masked=True)
-        b.jump("done")
-        b.label("done")
+        for whole in b.either(b.icmp("sle", start, size - reach), "whole", "part"):
+            self._steps(b, shared, start, masked=not whole)
 
-    def _steps(self, b: Builder, shared: dict[Axis, Value], start: Value, masked: bool) -> None:
-        frame, axis = self.frame, self.side.axis
+    def _steps(self, b: Builder, shared: Axes, start: Value, masked: bool) -> None:
+        frame, axis, lanes = self.frame, self.side.axis, self.lanes
+        aligned = lanes if self.width % lanes == 0 else 1
         with b.loop(_BEGIN, _END, name=str(self.inner)) as k:
-            for q in range(0, self.width, self.lanes):
-                at = b.add(start, const(I64, q))
-                mask = self._mask(b, at) if masked else None
-                aligned = self.lanes if self.width % self.lanes == 0 else 1
+            for q in range(0, self.width, lanes):
+                at = b.add(start, q)
+                mask = lanes_before(b, lanes, axis.size, at) if masked else None
                 here = frame.evaluator(b, {**shared, self.inner: k, axis: at}, axis, mask, aligned)
                 value = here.wide(self.side.factor)
-                self.put(b, value, k, q, min(self.lanes, self.width - q))
-
-    def _mask(self, b: Builder, at: Value) -> Value:
-        """The lanes from `at` on that are elements."""
-        lane = iota(Type("i64", self.lanes))
-        left = b.sub(const(I64, self.side.axis.size), at)
-        return b.icmp("slt", lane, b.splat(left, self.lanes))
+                self.put(b, value, k, q, min(lanes, self.width - q))
 
 
 class _Along(_Packer):
@@ -116,36 +94,23 @@ class _Along(_Packer):
         size = self.inner.size
         whole = size // self.lanes * self.lanes
         if whole:
-            stop = b.intrinsic("llvm.smin", I64, _END, const(I64, whole))
-            with b.loop(_BEGIN, stop, self.lanes, str(self.inner)) as k:
+            with b.loop(_BEGIN, b.smin(_END, whole), self.lanes, str(self.inner)) as k:
                 self._squares(b, {**shared, self.inner: k}, start, self.lanes)
         if size > whole:
-            with b.when(b.icmp("eq", _END, const(I64, size))):
+            with b.when(b.icmp("eq", _END, size)):
                 rest = {**shared, self.inner: const(I64, whole)}
                 self._squares(b, rest, start, size - whole)
 
-    def _squares(self, b: Builder, axes: dict[Axis, Value], start: Value, steps: int) -> None:
+    def _squares(self, b: Builder, axes: Axes, start: Value, steps: int) -> None:
         """`steps` steps of k of the whole panel."""
-        whole = self.width // self.lanes * self.lanes
-        if whole:
-            with b.loop(const(I64, 0), const(I64, whole), self.lanes, "q") as q:
-                self._square(b, axes, start, q, self.lanes, steps)
-        if self.width > whole:
-            left = self.width - whole
-            self._square(b, axes, start, const(I64, whole), left, steps)
-
-    def _square(
-        self, b: Builder, axes: dict[Axis, Value], start: Value, q: Value, count: int, steps: int
-    ) -> None:
-        frame, inner = self.frame, self.inner
+        frame, inner, own = self.frame, self.inner, self.side.axis
         mask = some_lanes(self.lanes, steps)
-        last = const(I64, self.side.axis.size - 1)
-        rows = []
-        for k in range(count):
-            at = b.add(b.add(start, q), const(I64, k))
-            at = b.intrinsic("llvm.smin", I64, at, last)
-            here = frame.evaluator(b, {**axes, self.side.axis: at}, inner, mask)
-            rows.append(here.wide(self.side.factor))
-        rows += [Value("poison", frame.wide)] * (self.lanes - count)
-        for k, column in enumerate(transposed(b, rows)[:steps]):
-            self.put(b, column, b.add(axes[inner], const(I64, k)), q, count)
+        for q, count in parts(b, self.width, self.lanes, "q"):
+            rows = []
+            for k in range(count):
+                at = b.smin(b.add(b.add(start, q), k), own.size - 1)
+                here = frame.evaluator(b, {**axes, own: at}, inner, mask)
+                rows.append(here.wide(self.side.factor))
+            rows += [Value("poison", frame.wide)] * (self.lanes - count)
+            for k, column in enumerate(transposed(b, rows)[:steps]):
+                self.put(b, column, b.add(axes[inner], k), q, count)

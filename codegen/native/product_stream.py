@@ -7,13 +7,22 @@ there (each lane a partial sum, added up at the end), else along the columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, some_lanes
-from tracejit.codegen.native.entry import Phase, add_body
+from tracejit.codegen.native.builder import I64, Builder, Value, const, some_lanes
+from tracejit.codegen.native.entry import Phase
+from tracejit.codegen.native.places import parts
 from tracejit.codegen.native.product_epilogue import add_epilogue
-from tracejit.codegen.native.product_frame import PAGE, Frame, even, in_place, make_side
+from tracejit.codegen.native.product_frame import (
+    PAGE,
+    Axes,
+    Frame,
+    Range,
+    even,
+    in_place,
+    make_side,
+)
 from tracejit.codegen.native.rows import digits
 from tracejit.fuse.index import Axis
 from tracejit.fuse.product import Product, stride
@@ -60,20 +69,21 @@ class Stream:
         self.across = _across(product)
         self.left = make_side(product, "left", self.rows)
         self.right = make_side(product, "right", frame.lanes)
-        self.sums = frame.level.registers * 3 // 4  # registers for sums
+        most = frame.level.registers * 3 // 4  # registers for sums
+        self.high, self.wide = self.rows, 1  # rows and columns that are summed at once
         if self.across:
             size = self.right.axis.size
-            wanted = -(-size // frame.lanes)
-            self.unit = next(u for u in (UNIT, 2, 1) if u == 1 or u <= self.sums // self.rows)
-            self.unit = min(self.unit, wanted)
+            self.unit = next(u for u in (UNIT, 2, 1) if u == 1 or u <= most // self.rows)
+            self.unit = min(self.unit, -(-size // frame.lanes))  # vectors of columns
             unit = self.unit * frame.lanes
             width = min(max(-(-size // STRIPS // unit), 1) * unit, STRIP)
             self.right = make_side(product, "right", max(width, unit))
-        else:  # rows and columns that are summed at once
-            self.high = even(self.rows, self.sums // 4)
-            self.wide = 1
-            while self.wide < frame.lanes and 2 * self.wide * self.high <= self.sums:
+        else:
+            self.high = even(self.rows, most // 4)
+            while self.wide < frame.lanes and 2 * self.wide * self.high <= most:
                 self.wide *= 2
+        # Elements of a tile, which is of whole groups of rows.
+        self.tile_size = -(-self.rows // self.high) * self.high * self.right.width
 
     def __str__(self) -> str:
         where = "columns" if self.across else str(self.inner)
@@ -82,209 +92,176 @@ class Stream:
     def write(self) -> list[Phase]:
         """Define the functions; the phases."""
         frame = self.frame
-        self.finish = add_epilogue(frame, self.left, self.right)
-        body = f"{frame.name}.strips"
-        add_body(frame.module, body, frame.buffers, self._tasks)
-        tasks = frame.product.sizes[0] * self.left.panels * self.right.panels
-        size = self.right.width * frame.depth * frame.element.bits // 8
-        return [Phase(body, tasks, max(GRAIN_BYTES // size, 1))]
+        finish = add_epilogue(frame, self.left, self.right)
 
-    def _tasks(self, b: Builder, _: object, begin: Value, end: Value) -> None:
-        frame, batch = self.frame, self.frame.product.batch
-        order = [Axis("batch", frame.product.sizes[0]), Axis("left", self.left.panels)]
-        order.append(Axis("right", self.right.panels))
-        tile = b.alloca(frame.element, self._tile_size, name="tile")
-        held = _Held(self, b)
-        with b.loop(begin, end, name="task") as task:
-            found = digits(b, task, order)
-            number, left, right = (found[axis] for axis in order)
-            shared = digits(b, number, batch) if batch else {}
-            above, _ = self.left.place(b, left)
-            beside, column = self.right.place(b, right)
-            axes = {**shared, **above, **beside}
-            held.fill(axes, b.add(b.mul(number, const(I64, self.left.panels)), left))
-            (self._strip_across if self.across else self._strip_along)(b, axes, column, tile, held)
-            self.finish(b, tile, number, left, const(I64, self.rows), right)
+        def tasks(b: Builder, _: object, begin: Value, end: Value) -> None:
+            strip = (_Across if self.across else _Along)(self, b)
+            with b.loop(begin, end, name="task") as task:
+                number, left, right = strip.task(task)
+                finish(b, strip.tile, number, left, const(I64, self.rows), right)
 
-    # Lanes are columns.
+        count = frame.product.sizes[0] * self.left.panels * self.right.panels
+        size = self.right.width * frame.depth * frame.item
+        return [frame.phase("strips", count, GRAIN_BYTES // size, tasks)]
 
-    def _strip_across(
-        self, b: Builder, axes: dict[Axis, Value], column: Value, tile: Value, held: _Held
-    ) -> None:
-        """A few rows of the right factor at a time, so that what is read lies together; the sums so
-        far are in the tile."""
-        self._clear(b, tile)
-        with ExitStack() as stack:
-            at = self._outer_loops(b, stack)
-            size = const(I64, self.inner.size)
-            with b.loop(const(I64, 0), size, BLOCK, "block") as block:
-                stop = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, BLOCK)), size)
-                here = {**axes, **at}
-                self._block_across(b, here, (block, stop), column, tile, held)
 
-    def _block_across(
-        self,
-        b: Builder,
-        axes: dict[Axis, Value],
-        steps: tuple[Value, Value],
-        column: Value,
-        tile: Value,
-        held: _Held,
-    ) -> None:
+@contextmanager
+def _loops(b: Builder, axes: Sequence[Axis]) -> Iterator[Axes]:
+    """A loop over each axis, the first outermost."""
+    with ExitStack() as stack:
+        loops = {a: stack.enter_context(b.loop(0, a.size, name=str(a))) for a in axes}
+        yield loops
+
+
+class _Strip:
+    """Writes a strip: its sums, in `tile`."""
+
+    def __init__(self, stream: Stream, b: Builder) -> None:
+        self.stream, self.b, self.frame = stream, b, stream.frame
+        self.right, self.inner = stream.right, stream.inner
+        self.tile = b.alloca(self.frame.element, stream.tile_size, name="tile")
+        self.held = _Held(stream, b)
+
+    def task(self, task: Value) -> tuple[Value, Value, Value]:
+        """All of a task but what follows the product; its batch, left panel and right panel."""
+        b, stream, product = self.b, self.stream, self.frame.product
+        sizes = {"batch": product.sizes[0], "left": stream.left.panels, "right": self.right.panels}
+        order = [Axis(name, size) for name, size in sizes.items()]
+        found = digits(b, task, order)
+        number, left, right = (found[axis] for axis in order)
+        shared = digits(b, number, product.batch) if product.batch else {}
+        above, _ = stream.left.place(b, left)
+        beside, column = self.right.place(b, right)
+        axes = {**shared, **above, **beside}
+        self.held.fill(axes, b.add(b.mul(number, stream.left.panels), left))
+        with b.loop(0, stream.tile_size, self.frame.lanes, "q") as q:
+            b.store(const(self.frame.wide, 0), self._sums(q))
+        with _loops(b, stream.outer) as outer:
+            self.sum({**axes, **outer}, column)
+        return number, left, right
+
+    def sum(self, axes: Axes, column: Value) -> None:
+        """Add the products along the last summed axis, from a column on."""
+        raise NotImplementedError
+
+    def _sums(self, place: Value) -> Value:
+        """The address of sums in the tile."""
+        return self.b.gep(self.tile, self.frame.element, place)
+
+    def _factor(self, axes: Axes, along: Axis, mask: Value | None) -> Value:
+        """A vector of the right factor."""
+        evaluator = self.frame.evaluator(self.b, axes, along, mask, self.frame.lanes)
+        return evaluator.wide(self.frame.product.right)
+
+
+class _Across(_Strip):
+    """Lanes are columns."""
+
+    def sum(self, axes: Axes, column: Value) -> None:
+        """A few rows of the right factor at a time, so that what is read lies together."""
+        b, size = self.b, self.inner.size
+        with b.loop(0, size, BLOCK, "block") as block:
+            self._block(axes, (block, b.smin(b.add(block, BLOCK), size)), column)
+
+    def _block(self, axes: Axes, steps: Range, column: Value) -> None:
         """One block of k: groups of whole vectors, then, in the last strip, what is left."""
-        frame, size = self.frame, self.right.axis.size
-        unit = self.unit * frame.lanes
-        left = b.sub(const(I64, size), column)
-        whole = const(I64, self.right.width)
-        if size % self.right.width:
-            whole = b.intrinsic(
-                "llvm.smin",
-                I64,
-                b.mul(b.binary("udiv", left, const(I64, unit)), const(I64, unit)),
-                whole,
-            )
-        with b.loop(const(I64, 0), whole, unit, "q") as q:
-            self._group_across(b, axes, steps, (column, q), tile, held, [None] * self.unit)
-        rest = size % self.right.width % unit
+        b, lanes, size, width = self.b, self.frame.lanes, self.right.axis.size, self.right.width
+        unit = self.stream.unit * lanes
+        left = b.sub(size, column)
+        whole = const(I64, width)
+        if size % width:
+            whole = b.smin(b.mul(b.binary("udiv", left, unit), unit), width)
+        with b.loop(0, whole, unit, "q") as q:
+            self._group(axes, steps, column, q, [None] * self.stream.unit)
+        rest = size % width % unit
         if rest:
-            counts = [rest - v * frame.lanes for v in range(self.unit)]
-            masks = [some_lanes(frame.lanes, n) for n in counts if n > 0]
-            with b.when(b.icmp("slt", left, const(I64, self.right.width))):
-                self._group_across(b, axes, steps, (column, whole), tile, held, masks)
+            masks = [some_lanes(lanes, rest - start) for start in range(0, rest, lanes)]
+            with b.when(b.icmp("slt", left, width)):
+                self._group(axes, steps, column, whole, masks)
 
-    def _group_across(
-        self,
-        b: Builder,
-        axes: dict[Axis, Value],
-        steps: tuple[Value, Value],
-        place: tuple[Value, Value],
-        tile: Value,
-        held: _Held,
-        masks: Sequence[Value | None],
+    def _group(
+        self, axes: Axes, steps: Range, column: Value, q: Value, masks: Sequence[Value | None]
     ) -> None:
         """A block of k of a few vectors of columns, added to the tile."""
-        frame, count = self.frame, len(masks)
-        sums = [b.slot(const(frame.wide, 0), "sum") for _ in range(self.rows * count)]
-        first = b.add(*place)
+        b, frame, rows = self.b, self.frame, range(self.stream.rows)
+        sums = [[b.slot(const(frame.wide, 0), "sum") for _ in masks] for _ in rows]
+        first = b.add(column, q)
         with b.loop(*steps, 1, str(self.inner)) as k:
             here = {**axes, self.inner: k}
-            ones = [b.splat(held.one(here, const(I64, i)), frame.lanes) for i in range(self.rows)]
+            ones = [b.splat(self.held.one(here, const(I64, i)), frame.lanes) for i in rows]
             for v, mask in enumerate(masks):
-                there = {**here, self.right.axis: b.add(first, const(I64, v * frame.lanes))}
-                evaluator = frame.evaluator(b, there, self.right.axis, mask, frame.lanes)
-                vector = evaluator.wide(frame.product.right)
-                for i, one in enumerate(ones):
-                    slot = sums[i * count + v]
-                    slot.set(b.fma(one, vector, slot.get()))
-        for number, slot in enumerate(sums):
-            i, v = divmod(number, count)
-            offset = const(I64, i * self.right.width + v * frame.lanes)
-            address = b.gep(tile, frame.element, b.add(place[1], offset))
-            b.store(b.fadd(b.load(address, frame.wide), slot.get()), address)
+                there = {**here, self.right.axis: b.add(first, v * frame.lanes)}
+                vector = self._factor(there, self.right.axis, mask)
+                for one, row in zip(ones, sums):
+                    row[v].set(b.fma(one, vector, row[v].get()))
+        for i, row in enumerate(sums):
+            for v, slot in enumerate(row):
+                address = self._sums(b.add(q, i * self.right.width + v * frame.lanes))
+                b.store(b.fadd(b.load(address, frame.wide), slot.get()), address)
 
-    def _outer_loops(self, b: Builder, stack: ExitStack) -> dict[Axis, Value]:
-        """Loops over all summed axes but the last."""
-        return {
-            a: stack.enter_context(b.loop(const(I64, 0), const(I64, a.size), name=str(a)))
-            for a in self.outer
-        }
 
-    # Lanes are steps of k.
+class _Along(_Strip):
+    """Lanes are steps of k."""
 
-    def _strip_along(
-        self, b: Builder, axes: dict[Axis, Value], column: Value, tile: Value, held: _Held
-    ) -> None:
+    def sum(self, axes: Axes, column: Value) -> None:
         """A few columns at a time, as many as have registers for their sums; k in blocks, whose
         sums are added up in the tile."""
-        frame, count = self.frame, self.wide
-        self._clear(b, tile)
-        last = const(I64, self.right.axis.size - 1)
-        whole, rest = divmod(self.inner.size, frame.lanes)
-        with ExitStack() as stack:
-            at = {**axes, **self._outer_loops(b, stack)}
-            q = stack.enter_context(b.loop(const(I64, 0), const(I64, frame.lanes), count, "q"))
-            places = [b.add(b.add(column, q), const(I64, c)) for c in range(count)]
-            if self.right.last < self.right.width:
-                places = [b.intrinsic("llvm.smin", I64, p, last) for p in places]
-            address = b.gep(tile, frame.element, q)
-            above = b.loop(const(I64, 0), const(I64, self.rows), self.high, "row")
-            strip = _Columns(self, b, places, stack.enter_context(above), address, held)
-            stop = const(I64, whole * frame.lanes)
-            block = CHAIN * frame.lanes
-            if whole:
-                with b.loop(const(I64, 0), stop, block, "block") as first:
-                    end = b.intrinsic("llvm.smin", I64, b.add(first, const(I64, block)), stop)
-                    strip.sum(at, first, end, rest if whole < CHAIN else 0)
-            if rest and (whole >= CHAIN or not whole):
-                strip.sum(at, stop, stop, rest)
+        b, lanes, right, stream = self.b, self.frame.lanes, self.right, self.stream
+        whole, rest = divmod(self.inner.size, lanes)
+        with b.loop(0, lanes, stream.wide, "q") as q:
+            places = [b.add(b.add(column, q), c) for c in range(stream.wide)]
+            if right.last < right.width:
+                places = [b.smin(p, right.axis.size - 1) for p in places]
+            with b.loop(0, stream.rows, stream.high, "row") as row:
+                numbers = [b.add(row, i) for i in range(stream.high)]
+                stop = const(I64, whole * lanes)
+                if whole:
+                    with b.loop(0, stop, CHAIN * lanes, "block") as first:
+                        end = b.smin(b.add(first, CHAIN * lanes), stop)
+                        last = rest if whole < CHAIN else 0
+                        self._block(axes, places, numbers, q, (first, end), last)
+                if rest and (whole >= CHAIN or not whole):
+                    self._block(axes, places, numbers, q, (stop, stop), rest)
 
-    @property
-    def _tile_size(self) -> int:
-        """Elements of a tile; of whole groups of rows."""
-        rows = self.rows if self.across else -(-self.rows // self.high) * self.high
-        return rows * self.right.width
-
-    def _clear(self, b: Builder, tile: Value) -> None:
-        """A tile of zeros."""
-        with b.loop(const(I64, 0), const(I64, self._tile_size), self.frame.lanes, "q") as q:
-            zero = const(self.frame.wide, 0)
-            b.store(zero, b.gep(tile, self.frame.element, q))
-
-
-class _Columns:
-    """Sums along k for a few columns, at `places`, and the rows from `row` on (where there are no
-    more, the last row's again, behind it); into the tile's columns from `tile` on."""
-
-    def __init__(
+    def _block(
         self,
-        stream: Stream,
-        b: Builder,
+        axes: Axes,
         places: Sequence[Value],
-        row: Value,
-        tile: Value,
-        held: _Held,
+        numbers: Sequence[Value],
+        q: Value,
+        steps: Range,
+        rest: int,
     ) -> None:
-        self.stream, self.b, self.frame = stream, b, stream.frame
-        self.places, self.tile, self.held = places, tile, held
-        last = const(I64, stream.rows - 1)
-        self.numbers = [b.add(row, const(I64, i)) for i in range(stream.high)]
-        self.rows = self.numbers
-        if stream.rows % stream.high:
-            self.rows = [b.intrinsic("llvm.smin", I64, r, last) for r in self.numbers]
-
-    def sum(self, axes: dict[Axis, Value], first: Value, end: Value, rest: int) -> None:
-        """Add a block of k: whole vectors from first to end, and `rest` elements after them."""
-        b, frame, inner = self.b, self.frame, self.stream.inner
-        count = len(self.places)
-        self.sums = [b.slot(const(frame.wide, 0), "sum") for _ in range(len(self.rows) * count)]
-        if first != end:
-            with b.loop(first, end, frame.lanes, str(inner)) as k:
-                self._step({**axes, inner: k}, None)
-        if rest:
-            self._step({**axes, inner: end}, some_lanes(frame.lanes, rest))
-        for i, number in enumerate(self.numbers):
-            total = added_up(b, [s.get() for s in self.sums[i * count : (i + 1) * count]])
-            if count > 1:
-                total = b.shuffle(total, None, list(range(count)))
-            else:
-                total = b.extract(total, 0)
-            offset = b.mul(number, const(I64, self.stream.right.width))
-            row = b.gep(self.tile, frame.element, offset)
-            b.store(b.fadd(b.load(row, total.type), total), row)
-
-    def _step(self, axes: dict[Axis, Value], mask: Value | None) -> None:
-        """One vector of k."""
+        """Add a block of k of the columns at `places` and of the rows `numbers` (where there are no
+        more, the last row's again, behind it): whole vectors, and `rest` elements after them."""
         b, frame, stream = self.b, self.frame, self.stream
-        rows = [self.held.vector(axes, row, mask) for row in self.rows]
-        for c, place in enumerate(self.places):
-            there = {**axes, stream.right.axis: place}
-            here = frame.evaluator(b, there, stream.inner, mask, frame.lanes)
-            vector = here.wide(frame.product.right)
-            if mask is not None:
-                vector = b.select(mask, vector, const(frame.wide, 0))
-            for i, row in enumerate(rows):
-                slot = self.sums[i * len(self.places) + c]
-                slot.set(b.fma(row, vector, slot.get()))
+        rows = numbers
+        if stream.rows % stream.high:
+            rows = [b.smin(number, stream.rows - 1) for number in numbers]
+        sums = [[b.slot(const(frame.wide, 0), "sum") for _ in places] for _ in rows]
+
+        def step(k: Value, mask: Value | None) -> None:
+            here = {**axes, self.inner: k}
+            held = [self.held.vector(here, row, mask) for row in rows]
+            for c, place in enumerate(places):
+                vector = self._factor({**here, self.right.axis: place}, self.inner, mask)
+                if mask is not None:
+                    vector = b.select(mask, vector, 0.0)
+                for one, row in zip(held, sums):
+                    row[c].set(b.fma(one, vector, row[c].get()))
+
+        first, end = steps
+        if first != end:
+            with b.loop(first, end, frame.lanes, str(self.inner)) as k:
+                step(k, None)
+        if rest:
+            step(end, some_lanes(frame.lanes, rest))
+        for number, row in zip(numbers, sums):
+            total = added_up(b, [slot.get() for slot in row])
+            one = len(places) == 1
+            total = b.extract(total, 0) if one else b.shuffle(total, None, range(len(places)))
+            address = self._sums(b.add(b.mul(number, self.right.width), q))
+            b.store(b.fadd(b.load(address, total.type), total), address)
 
 
 class _Held:
@@ -293,62 +270,46 @@ class _Held:
 
     def __init__(self, stream: Stream, b: Builder) -> None:
         self.stream, self.b, self.frame = stream, b, stream.frame
-        place = in_place(self.frame, stream.left)
-        self.direct = place is not None and (stream.across or place.inner_step == 1)
+        steps = in_place(self.frame, stream.left, self.frame.product.total.dtype)
+        self.direct = steps is not None and (stream.across or steps[1] == 1)
         self.size = self.frame.depth
         if not self.direct:
             frame, rows = self.frame, stream.rows
             self.memory = b.alloca(frame.element, rows * self.size + frame.lanes, name="held")
             self.filled = b.slot(const(I64, -1), "filled")
 
-    def fill(self, axes: dict[Axis, Value], which: Value) -> None:
+    def fill(self, axes: Axes, which: Value) -> None:
         """Have the rows of the left panel `which`."""
         if self.direct:
             return
-        with self.b.when(self.b.icmp("ne", self.filled.get(), which)):
+        b, stream = self.b, self.stream
+        with b.when(b.icmp("ne", self.filled.get(), which)):
             self.filled.set(which)
-            with ExitStack() as stack:
-                b, stream = self.b, self.stream
-                at = {**axes, **stream._outer_loops(b, stack)}
-                rows = b.loop(const(I64, 0), const(I64, stream.rows), name="row")
-                row = stack.enter_context(rows)
-                self._fill_row({**at, stream.left.axis: row}, row)
+            with _loops(b, stream.outer) as outer, b.loop(0, stream.rows, name="row") as row:
+                self._fill_row({**axes, **outer, stream.left.axis: row}, row)
 
-    def _fill_row(self, axes: dict[Axis, Value], i: Value) -> None:
+    def _fill_row(self, axes: Axes, i: Value) -> None:
         b, frame, inner = self.b, self.frame, self.stream.inner
-        whole = inner.size // frame.lanes * frame.lanes
-
-        def put(at: Value, mask: Value | None) -> None:
-            here = {**axes, inner: at}
+        for k, count in parts(b, inner.size, frame.lanes, str(inner)):
+            here, mask = {**axes, inner: k}, some_lanes(frame.lanes, count)
             value = frame.evaluator(b, here, inner, mask, frame.lanes).wide(frame.product.left)
-            address = self._address(here, i)
-            if mask is None:
-                b.store(value, address)
-                return
-            name = f"llvm.masked.store.{value.type.suffix}.p0"
-            b.call_void(name, value, address, const(Type("i32"), frame.element.bits // 8), mask)
+            b.masked_store(value, self._address(here, i), mask)
 
-        if whole:
-            with b.loop(const(I64, 0), const(I64, whole), frame.lanes, str(inner)) as k:
-                put(k, None)
-        if inner.size > whole:
-            put(const(I64, whole), some_lanes(frame.lanes, inner.size - whole))
-
-    def _address(self, axes: dict[Axis, Value], i: Value) -> Value:
+    def _address(self, axes: Axes, i: Value) -> Value:
         """Where row i's element at these values of the summed axes is kept."""
         b, frame = self.b, self.frame
         position = frame.evaluator(b, axes).place(frame.inner).base
-        place = b.add(position, b.mul(i, const(I64, self.size)))
+        place = b.add(position, b.mul(i, self.size))
         return b.gep(self.memory, frame.element, place)
 
-    def one(self, axes: dict[Axis, Value], i: Value) -> Value:
+    def one(self, axes: Axes, i: Value) -> Value:
         """Row i's element."""
         if self.direct:
             here = {**axes, self.stream.left.axis: i}
             return self.frame.evaluator(self.b, here).value(self.frame.product.left)
         return self.b.load(self._address(axes, i), self.frame.element)
 
-    def vector(self, axes: dict[Axis, Value], i: Value, mask: Value | None) -> Value:
+    def vector(self, axes: Axes, i: Value, mask: Value | None) -> Value:
         """Row i's elements along k, from the one at these values on."""
         b, frame = self.b, self.frame
         if self.direct:
@@ -356,7 +317,7 @@ class _Held:
             evaluator = frame.evaluator(b, here, self.stream.inner, mask, frame.lanes)
             return evaluator.wide(frame.product.left)
         loaded = b.load(self._address(axes, i), frame.wide)
-        return loaded if mask is None else b.select(mask, loaded, const(frame.wide, 0))
+        return loaded if mask is None else b.select(mask, loaded, 0)
 
 
 def added_up(b: Builder, vectors: Sequence[Value]) -> Value:

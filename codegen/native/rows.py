@@ -317,7 +317,7 @@ class Walk:
 
     @property
     def _folds(self) -> bool:
-        return any(getattr(a, "total", None) is not None for a in self.main)
+        return any(a.total is not None for a in self.main)
 
     def _fold(self) -> None:
         for each in (*self.main, *self.rest):
@@ -397,7 +397,7 @@ class Walk:
         if here.mask is None or self.row_lanes:
             self.b.store(value, address)
             return
-        here.store_row(value, address, here.mask)
+        self.b.masked_store(value, address, here.mask)
 
     def _buffered(self, scalar: Scalar, here: Evaluator) -> Value:
         address, element = self._slot_of(scalar, here)

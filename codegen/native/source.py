@@ -1,23 +1,35 @@
-"""A native kernel's source as data, and the first lines of its text."""
+"""A native kernel as data, from the functions that do its work."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from tracejit.codegen.native.builder import Module
-from tracejit.codegen.native.strategy import Strategy
+from tracejit.codegen.native.entry import Phase, add_entry
+from tracejit.fuse.attention import Attention
 from tracejit.fuse.loopnest import LoopNest, kernel_source
 from tracejit.runtime.kernel import KernelSource
 
 
+@dataclass(frozen=True)
+class Work:
+    """How a kernel's work is done: its phases in order, what the whole costs on one thread (an
+    estimate), the strategy in words, bytes of memory that it needs while it runs."""
+
+    phases: Sequence[Phase]
+    ns: float
+    strategy: str
+    scratch: int = 0
+
+
 def source(
-    nest: LoopNest, name: str, target: str, module: Module, strategy: str, scratch: int = 0
+    nest: LoopNest | Attention, name: str, target: str, module: Module, work: Work
 ) -> KernelSource:
-    """The kernel's source as data. `scratch`: bytes it needs while it runs."""
-    constants = {"scratch": scratch} if scratch else {}
-    return kernel_source(nest, name, module.text(), target, strategy, constants=constants)
-
-
-def heading(nest: LoopNest, name: str, target: str, strategy: Strategy | str) -> tuple[str, ...]:
-    """The first lines of the text: the user's lines, the strategy, the nest."""
-    lines = [f"{name} for {target}: {strategy}"]
-    lines += [f"  {origin}" for origin in nest.origins if origin.file]
-    return (*lines, "", *str(nest).splitlines())
+    """The kernel called `name`, whose phases' functions are in the module."""
+    lines = [f"  {origin}" for origin in nest.origins if origin.file]
+    first = f"{name} for {target}: {work.strategy}"
+    module.comment = (first, *lines, "", *str(nest).splitlines())
+    add_entry(module, name, len(nest.buffers), work.phases, work.ns, bool(work.scratch))
+    constants = {"scratch": work.scratch} if work.scratch else {}
+    return kernel_source(nest, name, module.text(), target, work.strategy, constants=constants)

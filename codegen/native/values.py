@@ -324,12 +324,12 @@ class Evaluator:
                 b.prefetch(address, self.ahead)
             return b.load(address, wide)
         if not self._one_by_one(wide):
-            return self._load_some(address, wide, valid)
+            return b.masked_load(address, wide, valid)
         return self._by_vote(
             element,
             valid,
             lambda: b.load(address, wide),
-            lambda: self._load_some(address, wide, valid),
+            lambda: b.masked_load(address, wide, valid),
         )
 
     def _by_vote(
@@ -353,12 +353,6 @@ class Evaluator:
                 b.jump(after)
             b.label(after)
         return found.get()
-
-    def _load_some(self, address: Value, wide: Type, valid: Value) -> Value:
-        """Lanes of neighbouring elements, zeros for the others."""
-        align = const(Type("i32"), max(wide.bits // 8, 1))
-        args, name = (address, align, valid, const(wide, 0)), f"{wide.suffix}.p0"
-        return self.builder.intrinsic("llvm.masked.load", wide, *args, suffix=name)
 
     def _one_by_one(self, wide: Type) -> bool:
         """Whether accesses with a mask go lane by lane: there is no instruction for them."""
@@ -386,13 +380,9 @@ class Evaluator:
         return b.gep(first, element, iota(Type("i64", self.lanes), place.stride))
 
     def _gather(self, pointer: Value, place: Place, element: Type, mask: Value | None) -> Value:
-        b, wide = self.builder, Type(element.kind, self.lanes)
         addresses = self._addresses(pointer, place, element)
         valid = self._valid(mask) or const(Type("i1", self.lanes), 1)
-        align = const(Type("i32"), max(element.bits // 8, 1))
-        name = f"{wide.suffix}.{addresses.type.suffix}"
-        zeros = const(wide, 0)
-        return b.intrinsic("llvm.masked.gather", wide, addresses, align, valid, zeros, suffix=name)
+        return self.builder.masked_load(addresses, Type(element.kind, self.lanes), valid)
 
     def store(self, store: Store) -> None:
         """Write one store, where its mask and the lanes' hold."""
@@ -415,25 +405,9 @@ class Evaluator:
         value = b.splat(value, self.lanes)
         valid = self._valid(mask)
         if place.lanes is None and place.stride == 1:
-            self.store_row(value, b.gep(pointer, element, place.base), valid)
+            b.masked_store(value, b.gep(pointer, element, place.base), valid)
             return
-        self._scatter(value, self._addresses(pointer, place, element), valid)
-
-    def store_row(self, value: Value, address: Value, valid: Value | None) -> None:
-        b = self.builder
-        if valid is None:
-            b.store(value, address)
-            return
-        align = const(Type("i32"), max(value.type.bits // 8, 1))
-        name = f"llvm.masked.store.{value.type.suffix}.p0"
-        b.call_void(name, value, address, align, valid)
-
-    def _scatter(self, value: Value, addresses: Value, valid: Value | None) -> None:
-        b = self.builder
-        valid = valid or const(Type("i1", self.lanes), 1)
-        align = const(Type("i32"), max(value.type.bits // 8, 1))
-        name = f"llvm.masked.scatter.{value.type.suffix}.{addresses.type.suffix}"
-        b.call_void(name, value, addresses, align, valid)
+        b.masked_store(value, self._addresses(pointer, place, element), valid)
 
 
 __all__ = ["PTR", "Evaluator", "Place"]

@@ -14,54 +14,13 @@ from dataclasses import dataclass
 
 import triton
 
-from tracejit.fuse.scalar import NoRule, Number, Scalar
-from tracejit.ir.dtypes import FLOATS, HALVES, INTS
+from tracejit.fuse.scalar import FUNCTIONS, NoRule, Number, Scalar
+from tracejit.ir.dtypes import COMPUTED, FLOATS, HALVES, INTS, TORCH, itemsize
 from tracejit.runtime.philox import INCREMENTS, MULTIPLIERS, ROUNDS
 
-TYPE: dict[str, str] = {
-    "f64": "fp64",
-    "f32": "fp32",
-    "f16": "fp16",
-    "bf16": "bf16",
-    "i64": "i64",
-    "i32": "i32",
-    "i16": "i16",
-    "i8": "i8",
-    "u8": "u8",
-    "u16": "u16",
-    "u32": "u32",
-    "u64": "u64",
-    "bool": "i1",
-}
-TL: dict[str, str] = {
-    "f64": "tl.float64",
-    "f32": "tl.float32",
-    "f16": "tl.float16",
-    "bf16": "tl.bfloat16",
-    "i64": "tl.int64",
-    "i32": "tl.int32",
-    "i16": "tl.int16",
-    "i8": "tl.int8",
-    "u8": "tl.uint8",
-    "u16": "tl.uint16",
-    "u32": "tl.uint32",
-    "u64": "tl.uint64",
-    "bool": "tl.int1",
-}
-BITS = {
-    "f16": 16,
-    "bf16": 16,
-    "f64": 64,
-    "f32": 32,
-    "i64": 64,
-    "i32": 32,
-    "i16": 16,
-    "i8": 8,
-    "u8": 8,
-    "u16": 16,
-    "u32": 32,
-    "u64": 64,
-}
+# A dtype as a kernel's parameter points to it, and as Triton's language has it.
+TYPE = {**{d: d for d in COMPUTED}, "f64": "fp64", "f32": "fp32", "f16": "fp16", "bool": "i1"}
+TL = {**{d: str(TORCH[d]).replace("torch", "tl") for d in COMPUTED}, "bool": "tl.int1"}
 
 # Before 3.9, Triton takes -x for 0 - x and -0.0 for 0.0.
 SIGNED_ZEROS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
@@ -103,11 +62,7 @@ def library(name: str, arity: int = 1) -> Rule:
 
 
 _NAN_WINS = "propagate_nan=tl.PropagateNan.ALL"
-_LIBRARY = (
-    *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "rsqrt", "sin", "cos", "tan"),
-    *("asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
-    *("erf", "erfc", "erfinv", "lgamma", "trunc"),
-)
+_LIBRARY = (*FUNCTIONS, "rsqrt", "trunc")
 _LIBRARY_2 = ("pow", "atan2", "hypot", "copysign", "nextafter", "fmod")
 
 # (word, kind of the operands) -> rule. Kinds: "f32", "f64", "float" (both), "int", "bool"; "any"
@@ -210,7 +165,7 @@ def literal(value: Number, dtype: str) -> tuple[str, int]:
 
 def wrap(value: int, dtype: str) -> int:
     """An integer reduced to the range of an integer dtype."""
-    bits = BITS[dtype]
+    bits = 8 * itemsize(dtype)
     value &= (1 << bits) - 1
     return value - (1 << bits) if dtype[0] == "i" and value >> (bits - 1) else value
 
@@ -218,7 +173,7 @@ def wrap(value: int, dtype: str) -> int:
 def typed(value: Number, dtype: str) -> str:
     """A constant that carries its dtype, for where Triton would guess another from a literal."""
     if not SIGNED_ZEROS and _is_negative_zero(value, dtype):
-        bits = BITS[dtype]
+        bits = 8 * itemsize(dtype)
         return f"tl.full([], {-(1 << bits - 1)}, tl.int{bits}).to({TL[dtype]}, bitcast=True)"
     return f"tl.full([], {literal(value, dtype)[0]}, {TL[dtype]})"
 
@@ -290,26 +245,23 @@ def _first(name: str, symbol: str, floating: bool) -> Combine:
     return Combine(name, _FIRST.format(name=name, body=lines, about=about))
 
 
+_EXTREMES = ("minimum", "maximum")
 _COMBINE = {
     "add": _one("add", "a + b"),
     "mul": _one("multiply", "a * b"),
     "or": _one("either", "a | b"),
     "and": _one("both", "a & b"),
     "xor": _one("exclusive_or", "a ^ b"),
+    **{word: _one(word, f"tl.{word}(a, b)") for word in _EXTREMES},
 }
-_COMBINE_FLOAT = {
-    "minimum": _one("minimum", f"tl.minimum(a, b, {_NAN_WINS})"),
-    "maximum": _one("maximum", f"tl.maximum(a, b, {_NAN_WINS})"),
-}
-_COMBINE_INT = {
-    "minimum": _one("minimum", "tl.minimum(a, b)"),
-    "maximum": _one("maximum", "tl.maximum(a, b)"),
-}
+_COMBINE_FLOAT = {word: _one(word, f"tl.{word}(a, b, {_NAN_WINS})") for word in _EXTREMES}
 _FIRST_OF = {
-    ("argmax", True): _first("first_largest", ">", True),
-    ("argmin", True): _first("first_smallest", "<", True),
-    ("argmax", False): _first("first_largest", ">", False),
-    ("argmin", False): _first("first_smallest", "<", False),
+    (name, floating): _first(called, symbol, floating)
+    for name, called, symbol in (
+        ("argmax", "first_largest", ">"),
+        ("argmin", "first_smallest", "<"),
+    )
+    for floating in (True, False)
 }
 
 
@@ -335,8 +287,7 @@ def philox(place, key):  # Philox-4x32-10: word `place % 4` of block `place // 4
 
 def combine_names() -> set[str]:
     """Every name that a function beside the kernel can have in its text."""
-    tables = (_FIRST_OF, _COMBINE_FLOAT, _COMBINE_INT, _COMBINE)
-    return {PHILOX.name, *(combine.name for table in tables for combine in table.values())}
+    return {PHILOX.name, *(c.name for c in (*_FIRST_OF.values(), *_COMBINE.values()))}
 
 
 def combine_for(name: str, word: str | None, dtype: str) -> Combine:
@@ -345,8 +296,7 @@ def combine_for(name: str, word: str | None, dtype: str) -> Combine:
     """
     if word is None:
         return _FIRST_OF[name, dtype in FLOATS]
-    special = _COMBINE_FLOAT if dtype in FLOATS else _COMBINE_INT
-    found = special.get(word) or _COMBINE.get(word)
-    if found is None:
+    found = {**_COMBINE, **_COMBINE_FLOAT} if dtype in FLOATS else _COMBINE
+    if word not in found:
         raise NoRule("Triton", name, dtype)
-    return found
+    return found[word]

@@ -87,7 +87,7 @@ def slot(name: str, tensor: Tensor) -> Slot:
 def load(nest: Attention, target: str) -> Callable[..., None]:
     """The kernel, ready to be called with tensors."""
     source = generate_attention(nest, nest.name, target)
-    return devices.device_for("native").load(source, compile_kernel(source, target))
+    return devices.load(source, compile_kernel(source, target))
 
 
 def ours(call: Call, target: str) -> Tensor:
@@ -374,8 +374,9 @@ def test_every_level_compiles_without_spilling() -> None:
 def test_the_text_says_what_it_is() -> None:
     nest = plain(1, 2, 64, 64, 64, causal=True).nest()
     text = generate_attention(nest, "attention", f"native:{LEVELS[0]}").text
-    assert text.startswith("; attention attention(scale 0.125, causal):")
-    assert "; model.py:7" in text
+    assert text.startswith(f"; attention for native:{LEVELS[0]}: online softmax over blocks of ")
+    assert "\n; attention attention(scale 0.125, causal):\n" in text
+    assert "\n;   model.py:7\n" in text
     assert text.index("; scores = K · Qᵀ") < text.index("; sums = sums · shrunk + Vᵀ · weights")
     assert "query: f32[1, 2, 64, 64] strides [8192, 4096, 64, 1]" in str(nest)
 

@@ -89,7 +89,7 @@ def loaded(nest: LoopNest, product: Product, level: str) -> Callable[..., None]:
     """The product's kernel, ready to be called."""
     source = generate_product(nest, product, "kernel", f"native:{level}")
     binary = compile_kernel(source, source.target)
-    return devices.device_for("native").load(source, binary)
+    return devices.load(source, binary)
 
 
 def rand(*sizes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tracejit.ops  # noqa: F401  (registers the rows)
-from tracejit.fuse.lower import Domain, build, kind_of, reduced_dims
-from tracejit.fuse.partition import Inside
+from tracejit.fuse.lower import Domain, Inside, build, reduced_dims
 from tracejit.fuse.reference import run as run_nest
+from tracejit.fuse.views import kind_of
 from tracejit.ir.decompose import decompose
 from tracejit.ir.dtypes import NAME, TORCH
 from tracejit.ir.execute import run_node

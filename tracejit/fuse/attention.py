@@ -17,7 +17,7 @@ import torch
 from tracejit.fuse.loopnest import Buffer
 from tracejit.fuse.program import Alias, Program, Ref, RunExtern, RunKernel, Slot, Step, op_name
 from tracejit.ir.dtypes import itemsize
-from tracejit.ir.graph import Origin
+from tracejit.ir.graph import Origin, span
 from tracejit.runtime import log
 
 OP = "aten.scaled_dot_product_attention"
@@ -35,9 +35,7 @@ class Operand:
 
     @property
     def span(self) -> int:
-        """Elements from the first to the last that is reached."""
-        steps = zip(self.sizes, self.strides, strict=True)
-        return 1 + sum((size - 1) * stride for size, stride in steps)
+        return span(self.sizes, self.strides)
 
     @property
     def count(self) -> int:
@@ -75,6 +73,11 @@ class Attention:
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         return tuple(Buffer(n, o.dtype, o.span, n == "out") for n, o in self.operands.items())
+
+    @property
+    def rows(self) -> int:
+        """Rows of the result."""
+        return math.prod(self.out.sizes[:3])
 
     @property
     def group(self) -> int:

@@ -5,14 +5,12 @@ given, views made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from tracejit.fuse.index import Axis, FloorDiv, Index, Mod
 from tracejit.fuse.loopnest import Buffer, LoopNest
-from tracejit.fuse.lower import geometry, view_base
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -26,6 +24,7 @@ from tracejit.fuse.program import (
 )
 from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.schedule import Group, Schedule, schedule
+from tracejit.fuse.views import geometry, view_base
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.graph import Graph, Node, Value, map_values, numel
 
@@ -50,29 +49,24 @@ def simplify_axes(nest: LoopNest) -> LoopNest:
         if merged is None:
             k += 1
             continue
-        axis, change = merged
-        nest = rewrite(nest, change, nest.axes)
+        axis, places = merged
+        nest = rewrite(nest, places=places)
         found = nest.indices()
         axes[k : k + 2] = [axis]
         k = 0
     return _renamed_axes(replace(nest, axes=tuple(axes)))
 
 
-def _merged(
-    outer: Axis, inner: Axis, found: list[Index]
-) -> tuple[Axis, Callable[[Index], Index]] | None:
-    """One axis for two, if no index then needs to take it apart again."""
+def _merged(outer: Axis, inner: Axis, found: list[Index]) -> tuple[Axis, dict[Axis, Index]] | None:
+    """One axis for two, if no index then needs to take it apart again; and where they are on it."""
     axis = Axis(outer.name + inner.name, outer.size * inner.size, outer.reduce)
     whole = Index.of(axis)
-    parts = {outer: whole // inner.size, inner: whole % inner.size}
-
-    def change(index: Index) -> Index:
-        return index.replace(lambda atom: parts.get(atom) if isinstance(atom, Axis) else None)
-
+    places = {outer: whole // inner.size, inner: whole % inner.size}
     for index in found:
-        if _splits(change(index), axis) > _splits(index, outer) + _splits(index, inner):
+        new = index.replace(lambda atom: places.get(atom) if isinstance(atom, Axis) else None)
+        if _splits(new, axis) > _splits(index, outer) + _splits(index, inner):
             return None
-    return axis, change
+    return axis, places
 
 
 def _splits(index: Index, axis: Axis) -> int:
@@ -91,13 +85,7 @@ def _renamed_axes(nest: LoopNest) -> LoopNest:
         a: Axis(next(reduction if a.reduce else parallel, f"{a.name}_"), a.size, a.reduce)
         for a in nest.axes
     }
-
-    def change(index: Index) -> Index:
-        return index.replace(
-            lambda atom: Index.of(names[atom]) if isinstance(atom, Axis) and atom in names else None
-        )
-
-    return rewrite(nest, change, tuple(names.values()))
+    return rewrite(nest, list(names.values()), {a: Index.of(new) for a, new in names.items()})
 
 
 # Operations that say little about what a kernel does.
@@ -144,7 +132,7 @@ class Finisher:
         assert found is not None
         strides, offset = found
         name = self.name_of(base)
-        self.program.steps.append(Alias(name, replace_strides(slot(value), strides), offset))
+        self.program.steps.append(Alias(name, replace(slot(value), strides=strides), offset))
         self.made.add(value)
         return value.name
 
@@ -168,7 +156,7 @@ class Finisher:
         names = {}
         for buffer, value in zip(nest.buffers, order, strict=True):
             names[buffer.name] = _unique(_holds(value, buffer), taken)
-        named = rewrite(nest, lambda index: index, nest.axes, names)
+        named = rewrite(nest, names=names)
         origins = tuple(dict.fromkeys(n.origin for n in group.body.nodes.values()))
         return replace(named, name=self._kernel_name(group), origins=origins)
 
@@ -210,10 +198,6 @@ def _key(nest: LoopNest) -> object:
 def slot(value: Value) -> Slot:
     """The plan's variable for a value."""
     return Slot(value.name, value.dtype, value.sizes, value.strides, value.device)
-
-
-def replace_strides(old: Slot, strides: tuple[int, ...]) -> Slot:
-    return replace(old, strides=strides)
 
 
 def _holds(value: Value, buffer: Buffer) -> str:

@@ -353,6 +353,12 @@ def _rejoin(index: Index) -> Index:
     return index
 
 
+def unbroadcast(index: Sequence[Index], sizes: Sequence[int]) -> tuple[Index, ...]:
+    """The index into a tensor of `sizes` that is broadcast to the shape `index` ranges over."""
+    tail = index[len(index) - len(sizes) :]
+    return tuple(ZERO if size == 1 else i for i, size in zip(tail, sizes, strict=True))
+
+
 def linear(index: Sequence[Index], sizes: Sequence[int]) -> Index:
     """Row-major position of a multi-dimensional index."""
     strides = [1] * len(sizes)

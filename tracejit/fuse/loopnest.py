@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tracejit.fuse.index import Axis, Index, Indirect
 from tracejit.fuse.scalar import Load, Scalar, in_order
@@ -126,8 +126,18 @@ class LoopNest:
         return "\n".join(lines)
 
 
+class Nest(Protocol):
+    """What a kernel's source tells of what it was made from."""
+
+    @property
+    def buffers(self) -> Sequence[Buffer]: ...
+    @property
+    def rows(self) -> int: ...
+    def bytes_moved(self) -> tuple[int, int]: ...
+
+
 def kernel_source(
-    nest: LoopNest,
+    nest: Nest,
     name: str,
     text: str,
     target: str,

@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tracejit.fuse.index import ZERO, Axis, Index, Indirect, delinear, dot, linear
+from tracejit.fuse.index import Axis, Index, Indirect, delinear, dot, linear, unbroadcast
 from tracejit.fuse.loopnest import Buffer, LoopNest, Store, roots_of
 from tracejit.fuse.scalar import (
     Load,
@@ -25,13 +25,10 @@ from tracejit.fuse.scalar import (
     value_range,
     where,
 )
+from tracejit.fuse.views import geometry, kind_of, through_view, view_base
 from tracejit.ir.dtypes import COMPUTED
 from tracejit.ir.graph import Node, Origin, Value, map_values, numel
 from tracejit.ops.table import OPS, Kind
-from tracejit.ops.table import kind_of as row_kind
-
-FUSABLE = frozenset({Kind.POINTWISE, Kind.REDUCTION, Kind.SCAN, Kind.PULL})
-ROW_KINDS = frozenset({Kind.REDUCTION, Kind.SCAN})
 
 
 class CannotFuse(Exception):
@@ -44,35 +41,6 @@ class MustMaterialise(Exception):
     def __init__(self, value: Value) -> None:
         super().__init__(value.name)
         self.value = value
-
-
-def kind_of(node: Node) -> Kind:
-    """How the node lowers. Without a row, or with a dtype that no generator computes with, it is an
-    extern call.
-    """
-    if node.lowers is None:
-        node.lowers = _kind_of(node)
-    kind: Kind = node.lowers
-    return kind
-
-
-def _kind_of(node: Node) -> Kind:
-    kind = row_kind(node)
-    if kind is Kind.VIEW or kind not in FUSABLE:
-        return kind if kind is Kind.VIEW else Kind.EXTERN
-    values = (*node.inputs, *node.outputs)
-    if any(v.dtype not in COMPUTED for v in values) or len({v.device for v in values}) > 1:
-        return Kind.EXTERN
-    if kind in ROW_KINDS and 0 in node.inputs[0].sizes:
-        return Kind.EXTERN  # nothing to combine: eager knows what that gives or raises
-    return kind
-
-
-def view_base(value: Value) -> Value:
-    """The value that this one is a view of, through all views; itself if it is none."""
-    while value.node is not None and kind_of(value.node) is Kind.VIEW:
-        value = value.node.inputs[0]
-    return value
 
 
 def reduced_dims(node: Node) -> tuple[int, ...]:
@@ -106,14 +74,12 @@ class Domain:
     @cached_property
     def rows(self) -> Index:
         """Row-major position among the parallel axes."""
-        kept = [a for a in self.axes if not a.reduce]
-        return linear([Index.of(a) for a in kept], [a.size for a in kept])
+        return _position([a for a in self.axes if not a.reduce])
 
     @cached_property
     def columns(self) -> Index:
         """Row-major position among the reduction axes."""
-        kept = [a for a in self.axes if a.reduce]
-        return linear([Index.of(a) for a in kept], [a.size for a in kept])
+        return _position([a for a in self.axes if a.reduce])
 
     @cached_property
     def column_sizes(self) -> tuple[int, ...]:
@@ -143,6 +109,11 @@ class Domain:
         if numel(sizes) != numel(self.row_sizes):
             return None
         return delinear(self.rows, sizes)
+
+
+def _position(axes: Sequence[Axis]) -> Index:
+    """Row-major position among some axes."""
+    return linear([Index.of(a) for a in axes], [a.size for a in axes])
 
 
 class Inside:
@@ -226,7 +197,7 @@ class Body:
     def _compute(self, value: Value, index: tuple[Index, ...]) -> Scalar:
         node = value.node
         if node is not None and (kind := kind_of(node)) is Kind.VIEW:
-            return self.value(node.inputs[0], self.through_view(value, index))
+            return self.value(node.inputs[0], through_view(value, index))
         if node is None or value not in self.inside:
             return self._load(value, index)
         self.nodes[id(node)] = node
@@ -245,15 +216,6 @@ class Body:
         self._attribute(found, node.origin)
         return found
 
-    @staticmethod
-    def through_view(view: Value, index: tuple[Index, ...]) -> tuple[Index, ...]:
-        """The index into the viewed value for an index into the view."""
-        assert view.node is not None
-        row = OPS[view.node.op]
-        assert row.index is not None
-        source = view.node.inputs[0]
-        return row.index(source.sizes, view.sizes, index, *view.node.args[1:], **view.node.kwargs)
-
     def _load(self, value: Value, index: tuple[Index, ...]) -> Scalar:
         if value.dtype not in COMPUTED:
             raise CannotFuse(f"no generator loads {value.dtype}")
@@ -267,7 +229,7 @@ class Body:
         dtype = row.compute(node)
 
         def operand(value: Value) -> Scalar:
-            return cast(self.value(value, broadcast(index, value.sizes)), dtype)
+            return cast(self.value(value, unbroadcast(index, value.sizes)), dtype)
 
         args = map_values(tuple(node.args), operand)
         kwargs = {k: map_values(v, operand) for k, v in node.kwargs.items()}
@@ -324,20 +286,6 @@ def _both(a: Scalar | None, b: Scalar | None) -> Scalar | None:
     return a & b
 
 
-def broadcast(index: Sequence[Index], sizes: Sequence[int]) -> tuple[Index, ...]:
-    """The index into an operand of `sizes` that is broadcast to the shape `index` ranges over."""
-    tail = index[len(index) - len(sizes) :]
-    return tuple(ZERO if size == 1 else i for i, size in zip(tail, sizes, strict=True))
-
-
-def span(value: Value) -> int:
-    """Elements of memory from the first to the last that the value's geometry reaches."""
-    if 0 in value.sizes:
-        return 0
-    steps = zip(value.sizes, value.strides, strict=True)
-    return 1 + int(sum((size - 1) * stride for size, stride in steps))
-
-
 def _place(root: Value, domain: Domain) -> tuple[tuple[Index, ...], Scalar | None]:
     """Which element of `root` an iteration computes, and in which iterations (None: in all)."""
     assert root.node is not None
@@ -372,31 +320,6 @@ def build(
             stores.append(Store(outs[root], dot(index, root.strides), scalar, mask))
     used = {s.arg.buffer for s in in_order(roots_of(stores)) if isinstance(s.arg, Load)}
     body.loads = {v: name for v, name in body.loads.items() if name in used}
-    buffers = [Buffer(name, v.dtype, span(v)) for v, name in body.loads.items()]
-    buffers += [Buffer(name, v.dtype, span(v), written=True) for v, name in outs.items()]
+    buffers = [Buffer(name, v.dtype, v.span) for v, name in body.loads.items()]
+    buffers += [Buffer(name, v.dtype, v.span, written=True) for v, name in outs.items()]
     return LoopNest("nest", domain.axes, tuple(buffers), tuple(stores), line_of=body.line_of), body
-
-
-def geometry(value: Value, base: Value) -> tuple[tuple[int, ...], int] | None:
-    """Strides and offset of `value` as a view of `base`'s memory; None where they would not be
-    plain strides.
-    """
-    if value is base or numel(value.sizes) == 0:
-        return value.strides, 0
-    domain = Domain(value.sizes)
-    index = tuple(Index.of(a) for a in domain.axes)
-    step = value
-    while step is not base:
-        assert step.node is not None
-        index = Body.through_view(step, index)
-        step = step.node.inputs[0]
-    position = dot(index, base.strides)
-    strides = tuple(
-        position.coefficient(a) if a.size > 1 else s
-        for a, s in zip(domain.axes, value.strides, strict=True)
-    )
-    plain = sum(
-        (Index.of(a) * s for a, s in zip(domain.axes, strides, strict=True)),
-        Index.of(position.const),
-    )
-    return (strides, position.const) if plain == position else None

@@ -7,37 +7,22 @@ take.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass, field
 
 from tracejit.fuse.index import Index
-from tracejit.fuse.lower import (
-    FUSABLE,
-    ROW_KINDS,
-    Body,
-    CannotFuse,
-    Domain,
-    Inside,
-    MustMaterialise,
-    geometry,
-    kind_of,
-    view_base,
-)
-from tracejit.fuse.scalar import in_order
+from tracejit.fuse.lower import Body, CannotFuse, Domain, Inside, MustMaterialise
+from tracejit.fuse.scalar import FUNCTIONS, in_order
+from tracejit.fuse.views import ROW_KINDS, in_memory, kind_of, view_base
 from tracejit.ir.convolutions import CONVOLUTION
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
 from tracejit.ir.products import PRODUCTS
-from tracejit.ops.table import Kind
+from tracejit.ops.table import COMPUTES, Kind
 
 SUMS = frozenset({*PRODUCTS, CONVOLUTION})  # what becomes a sum of products
 HEAVY_BYTES = 8
 LAUNCH_BYTES = 1 << 16
-_HEAVY_WORDS = """
-exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
-erf erfc erfinv lgamma pow atan2 hypot fmod idiv imod philox
-"""
-HEAVY = frozenset(_HEAVY_WORDS.split())
+HEAVY = frozenset({*FUNCTIONS, "pow", "atan2", "hypot", "fmod", "idiv", "imod", "philox"})
 
 
 @dataclass
@@ -81,7 +66,7 @@ def partition(graph: Graph, forced: set[Value], as_extern: set[int]) -> Partitio
             part.memory.update(in_memory(_uncast(v), part.memory) for v in _factors(node))
     users = _users_through_views(graph, kinds)
     for node in graph.nodes:
-        if kinds[id(node)] not in FUSABLE:
+        if kinds[id(node)] not in COMPUTES:
             continue
         for value in node.outputs:
             if value not in part.memory and _worth_storing(
@@ -119,16 +104,6 @@ def _uncast(value: Value) -> Value:
     """What a value was before it was widened."""
     node = value.node
     return node.inputs[0] if node is not None and node.op == "aten._to_copy" else value
-
-
-def in_memory(value: Value, memory: Container[Value]) -> Value:
-    """The value that must be in memory so that `value` is: its view base where it is plain strides
-    of that, else itself.
-    """
-    base = view_base(value)
-    while value is not base and value not in memory and geometry(value, base) is None:
-        return value
-    return value if value in memory else base
 
 
 def _users_through_views(graph: Graph, kinds: dict[int, Kind]) -> dict[Value, list[Node]]:

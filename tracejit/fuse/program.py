@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.ir.graph import Origin, Size
+from tracejit.ir.dtypes import itemsize
+from tracejit.ir.graph import Origin, Size, span
 
 if TYPE_CHECKING:
     from tracejit.fuse.attention import Attention
@@ -23,6 +24,15 @@ class Slot:
     sizes: tuple[Size, ...]
     strides: tuple[Size, ...]
     device: str = "cpu"
+
+    @property
+    def span(self) -> int:
+        return span(self.sizes, self.strides)
+
+    @property
+    def bytes(self) -> int:
+        """From the first to the last element that it reaches."""
+        return self.span * itemsize(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ elements are combined, and in which pass over the columns an expression can be h
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.scalar import Number, Scalar, make
+from tracejit.fuse.regroup import rewrite
+from tracejit.fuse.scalar import Number, Scalar, const
 from tracejit.ir.dtypes import FLOATS, HALVES, itemsize
-from tracejit.ir.graph import Origin
 
 
 def identity(name: str, dtype: str) -> Number:
@@ -64,23 +63,11 @@ def without_columns(nest: LoopNest) -> LoopNest:
         return nest
     if not any(s.op in ("reduce", "scan") for s in nest.body()):
         return nest
-    memo: dict[int, Scalar] = {}
-    lines: dict[int, Origin] = {}
-    for scalar in nest.body():
-        args = tuple(memo[a.key] for a in scalar.args)
-        if scalar.op == "scan" or (
-            scalar.op == "reduce" and scalar.arg not in ("argmax", "argmin")
-        ):
-            new = args[0]
-        elif scalar.op == "reduce":
-            new = make("const", arg=0, dtype="i64")
-        else:
-            new = make(scalar.op, *args, arg=scalar.arg, dtype=scalar.dtype)
-        memo[scalar.key] = new
-        if scalar.key in nest.line_of:
-            lines.setdefault(new.key, nest.line_of[scalar.key])
-    stores = tuple(
-        replace(s, value=memo[s.value.key], mask=memo[s.mask.key] if s.mask else None)
-        for s in nest.stores
-    )
-    return replace(nest, stores=stores, line_of=lines)
+    return rewrite(nest, remake=_only_element)
+
+
+def _only_element(scalar: Scalar, args: tuple[Scalar, ...]) -> Scalar | None:
+    """What a reduction or scan of one element is."""
+    if scalar.op not in ("reduce", "scan"):
+        return None
+    return const(0, "i64") if scalar.arg in ("argmax", "argmin") else args[0]

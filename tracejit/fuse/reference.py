@@ -13,7 +13,7 @@ import torch
 
 from tracejit.fuse.index import Atom, Axis, FloorDiv, Index, Indirect
 from tracejit.fuse.loopnest import LoopNest, Store, kernel_source
-from tracejit.fuse.scalar import Load, NoRule, Scalar
+from tracejit.fuse.scalar import FUNCTIONS, Load, NoRule, Scalar
 from tracejit.ir.dtypes import TORCH
 from tracejit.runtime.kernel import KernelSource
 
@@ -45,45 +45,10 @@ RULES: dict[str, str] = {
     "shl": "{0} << {1}",
     "shr": "{0} >> {1}",
     "where": "torch.where({0}, {1}, {2})",
-    **_call(
-        *(
-            "abs",
-            "exp",
-            "exp2",
-            "expm1",
-            "log",
-            "log2",
-            "log10",
-            "log1p",
-            "sqrt",
-            "rsqrt",
-            "sin",
-            "cos",
-            "tan",
-        )
-    ),
-    **_call(
-        *(
-            "asin",
-            "acos",
-            "atan",
-            "sinh",
-            "cosh",
-            "tanh",
-            "asinh",
-            "acosh",
-            "atanh",
-            "erf",
-            "erfc",
-            "erfinv",
-        )
-    ),
-    **_call(*("lgamma", "floor", "ceil", "trunc", "round", "isnan", "signbit")),
-    **_call(
-        *("fmod", "minimum", "maximum", "fmin", "fmax", "pow", "atan2", "hypot", "copysign"),
-        arity=2,
-    ),
-    **_call("nextafter", arity=2),
+    **_call(*FUNCTIONS, "abs", "sqrt", "rsqrt", "floor", "ceil", "trunc", "round"),
+    **_call("isnan", "signbit"),
+    **_call("fmod", "minimum", "maximum", "fmin", "fmax", "pow", arity=2),
+    **_call("atan2", "hypot", "copysign", "nextafter", arity=2),
     "philox": "ops.word({0}, {1})",
 }
 # Written by `_Writer.expression`: they have an argument.

@@ -1,4 +1,4 @@
-"""A nest over other axes: `rewrite(nest, change_index, axes)`; `merged(nest, axes)`, in which one
+"""A nest over other axes: `rewrite(nest, axes, places)`; `merged(nest, axes)`, in which one
 loop stands for several; and `parts(nest, axis, unit)`, in which several stand for one.
 """
 
@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType
+from typing import Any
 
 from tracejit.fuse.index import Atom, Axis, Index, Indirect, delinear
 from tracejit.fuse.loopnest import LoopNest, Store
 from tracejit.fuse.scalar import Load, Scalar, const, make
 from tracejit.ir.graph import Origin, numel
 
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 MOST_PARTS = 4  # into which an axis is cut: each is code of its own
 
 
@@ -22,9 +24,9 @@ def merged(nest: LoopNest, axes: Sequence[Axis]) -> LoopNest:
     last of them varies fastest."""
     sizes = [a.size for a in axes]
     one = Axis("_".join(a.name for a in axes), int(numel(sizes)), axes[0].reduce)
-    digits: dict[Atom, Index] = dict(zip(axes, delinear(Index.of(one), sizes), strict=True))
-    kept = tuple(one if a == axes[0] else a for a in nest.axes if a not in axes[1:])
-    return rewrite(nest, lambda index: index.replace(digits.get), kept)
+    digits = dict(zip(axes, delinear(Index.of(one), sizes), strict=True))
+    kept = [one if a == axes[0] else a for a in nest.axes if a not in axes[1:]]
+    return rewrite(nest, kept, digits)
 
 
 def parts(nest: LoopNest, axis: Axis, unit: int) -> list[tuple[int, int, LoopNest]]:
@@ -47,7 +49,7 @@ def _within(nest: LoopNest, borders: Mapping[Scalar, int], begin: int, end: int)
         for scalar, border in borders.items()
         if end <= border or begin >= border
     }
-    return rewrite(nest, lambda index: index, nest.axes, known=known)
+    return rewrite(nest, remake=lambda scalar, args: known.get(scalar.key))
 
 
 def _border(scalar: Scalar, axis: Axis) -> int | None:
@@ -63,51 +65,48 @@ def _border(scalar: Scalar, axis: Axis) -> int | None:
 
 def rewrite(
     nest: LoopNest,
-    change_index: Callable[[Index], Index],
-    axes: tuple[Axis, ...],
-    names: Mapping[str, str] | None = None,
-    offsets: Mapping[str, int] | None = None,
-    known: Mapping[int, Scalar] = MappingProxyType({}),
+    axes: Sequence[Axis] | None = None,
+    places: Mapping[Axis, Index] = NOTHING,
+    *,
+    names: Mapping[str, str] = NOTHING,
+    offsets: Mapping[str, int] = NOTHING,
+    remake: Callable[[Scalar, tuple[Scalar, ...]], Scalar | None] = lambda scalar, args: None,
 ) -> LoopNest:
-    """The nest over other axes: every index, in loads, stores and index values, goes through
-    `change_index`.
+    """The nest over other axes: `places` says what stands for those of the nest in its indices.
 
     `names` gives buffers other names; what is loaded lies so much nearer to their begin as
-    `offsets` says. `known`: what stands in place of some scalars, by their keys.
+    `offsets` says. `remake` may give another expression for one and its new operands.
     """
-    rename = names or {b.name: b.name for b in nest.buffers}
     memo: dict[int, Scalar] = {}
     lines: dict[int, Origin] = {}
 
-    def index(old: Index) -> Index:
-        return change_index(old).replace(
-            lambda atom: (
-                Index.of(Indirect(memo[atom.scalar.key], atom.size))
-                if isinstance(atom, Indirect)
-                else None
-            )
-        )
+    def swap(atom: Atom) -> Index | None:
+        if isinstance(atom, Indirect):
+            return Index.of(Indirect(memo[atom.scalar.key], atom.size))
+        return places.get(atom) if isinstance(atom, Axis) else None
+
+    def moved(arg: object) -> object:
+        if isinstance(arg, Load):
+            index = arg.index.replace(swap) - offsets.get(arg.buffer, 0)
+            return Load(names.get(arg.buffer, arg.buffer), index)
+        return arg.replace(swap) if isinstance(arg, Index) else arg
 
     for scalar in nest.body():
         args = tuple(memo[a.key] for a in scalar.args)
-        arg = scalar.arg
-        if isinstance(arg, Load):
-            less = offsets.get(arg.buffer, 0) if offsets else 0
-            arg = Load(rename[arg.buffer], index(arg.index) - less)
-        elif isinstance(arg, Index):
-            arg = index(arg)
-        new = memo[scalar.key] = known.get(scalar.key) or _remade(scalar, args, arg)
+        new = remake(scalar, args) or _remade(scalar, args, moved(scalar.arg))
+        memo[scalar.key] = new
         if scalar.key in nest.line_of:
             lines.setdefault(new.key, nest.line_of[scalar.key])
     stores = []
     for store in nest.stores:
-        mask = None if store.mask is None else memo[store.mask.key]
+        mask = memo[store.mask.key] if store.mask else None
         if mask is None or mask.op != "const" or mask.arg:
             asked = None if mask is None or mask.op == "const" else mask
-            place = index(store.index)
-            stores.append(Store(rename[store.buffer], place, memo[store.value.key], asked))
-    buffers = tuple(replace(b, name=rename[b.name]) for b in nest.buffers)
-    return replace(nest, axes=axes, buffers=buffers, stores=tuple(stores), line_of=lines)
+            name, place = names.get(store.buffer, store.buffer), store.index.replace(swap)
+            stores.append(Store(name, place, memo[store.value.key], asked))
+    buffers = tuple(replace(b, name=names.get(b.name, b.name)) for b in nest.buffers)
+    over = nest.axes if axes is None else tuple(axes)
+    return replace(nest, axes=over, buffers=buffers, stores=tuple(stores), line_of=lines)
 
 
 def _remade(scalar: Scalar, args: tuple[Scalar, ...], arg: object) -> Scalar:

@@ -36,19 +36,19 @@ class Word:
     takes: str = "fi"
 
 
+# Functions of one float that take a series of steps to compute.
+FUNCTIONS = (
+    *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan"),
+    *("asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
+    *("erf", "erfc", "erfinv", "lgamma"),
+)
 # f: float (f32, f64), i: integer, b: bool. Half types are widened before they are computed with.
 VOCABULARY: dict[str, Word] = {
     "const": Word(0, "arg"),  # arg: Python number
     "index": Word(0, "arg"),  # arg: Index; its value as i64
-    "load": Word(
-        -1, "arg"
-    ),  # arg: Load; args: () or (mask,). Where the mask is false the result is 0
-    "reduce": Word(
-        1, "arg", "fib"
-    ),  # arg: a key of REDUCTIONS; over all reduction axes of the nest
-    "scan": Word(
-        1, "same", "fib"
-    ),  # arg: a key of SCANS; running along the nest's one reduction axis
+    "load": Word(-1, "arg"),  # arg: Load; args: () or (mask,). 0 where the mask is false
+    "reduce": Word(1, "arg", "fib"),  # arg: a key of REDUCTIONS; over all the nest's reduction axes
+    "scan": Word(1, "same", "fib"),  # arg: a key of SCANS; along the nest's one reduction axis
     "cast": Word(1, "arg", "fib"),  # C semantics; float to int truncates; anything to bool is != 0
     "bitcast": Word(1, "arg", "fi"),
     "add": Word(2),  # integers wrap
@@ -64,53 +64,16 @@ VOCABULARY: dict[str, Word] = {
     "maximum": Word(2),
     "fmin": Word(2, takes="f"),  # NaN loses
     "fmax": Word(2, takes="f"),
-    "eq": Word(2, "bool", "fib"),
-    "ne": Word(2, "bool", "fib"),
-    "lt": Word(2, "bool", "fib"),
-    "le": Word(2, "bool", "fib"),
-    "gt": Word(2, "bool", "fib"),
-    "ge": Word(2, "bool", "fib"),
-    "and": Word(2, takes="ib"),
-    "or": Word(2, takes="ib"),
-    "xor": Word(2, takes="ib"),
+    **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), Word(2, "bool", "fib")),
+    **dict.fromkeys(("and", "or", "xor"), Word(2, takes="ib")),
     "not": Word(1, takes="ib"),
     "shl": Word(2, takes="i"),
     "shr": Word(2, takes="i"),  # arithmetic for signed, logical for unsigned
     "where": Word(3, takes="fib"),  # args: bool, then two of one dtype
-    "exp": Word(1, takes="f"),
-    "exp2": Word(1, takes="f"),
-    "expm1": Word(1, takes="f"),
-    "log": Word(1, takes="f"),
-    "log2": Word(1, takes="f"),
-    "log10": Word(1, takes="f"),
-    "log1p": Word(1, takes="f"),
-    "sqrt": Word(1, takes="f"),
-    "rsqrt": Word(1, takes="f"),
-    "sin": Word(1, takes="f"),
-    "cos": Word(1, takes="f"),
-    "tan": Word(1, takes="f"),
-    "asin": Word(1, takes="f"),
-    "acos": Word(1, takes="f"),
-    "atan": Word(1, takes="f"),
-    "sinh": Word(1, takes="f"),
-    "cosh": Word(1, takes="f"),
-    "tanh": Word(1, takes="f"),
-    "asinh": Word(1, takes="f"),
-    "acosh": Word(1, takes="f"),
-    "atanh": Word(1, takes="f"),
-    "erf": Word(1, takes="f"),
-    "erfc": Word(1, takes="f"),
-    "erfinv": Word(1, takes="f"),
-    "lgamma": Word(1, takes="f"),
-    "pow": Word(2, takes="f"),
-    "atan2": Word(2, takes="f"),
-    "hypot": Word(2, takes="f"),
-    "copysign": Word(2, takes="f"),
-    "nextafter": Word(2, takes="f"),
-    "floor": Word(1, takes="f"),
-    "ceil": Word(1, takes="f"),
-    "trunc": Word(1, takes="f"),
+    **dict.fromkeys(FUNCTIONS, Word(1, takes="f")),
+    **dict.fromkeys(("sqrt", "rsqrt", "floor", "ceil", "trunc"), Word(1, takes="f")),
     "round": Word(1, takes="f"),  # half to even
+    **dict.fromkeys(("pow", "atan2", "hypot", "copysign", "nextafter"), Word(2, takes="f")),
     "isnan": Word(1, "bool", "f"),
     "signbit": Word(1, "bool", "f"),
     "philox": Word(2, "arg", "i"),  # of i64: word `place` of the stream under `key`, bits as i32
@@ -148,6 +111,18 @@ class Load:
 
     def __str__(self) -> str:
         return f"{self.buffer}[{self.index}]"
+
+
+def _operator(word: str) -> Callable[[Scalar, Scalar | Number], Scalar]:
+    """`self word other` as a method of Scalar."""
+    return lambda self, other: binary(word, self, other)
+
+
+def _operators(
+    word: str,
+) -> tuple[Callable[[Scalar, Scalar | Number], Scalar], Callable[[Scalar, Number], Scalar]]:
+    """The method, and the one that is asked when a number stands first."""
+    return _operator(word), lambda self, other: binary(word, other, self)
 
 
 class Scalar:
@@ -197,29 +172,14 @@ class Scalar:
         return self._axes
 
     # Operators, for rows of the op table. Numbers become constants of the other's dtype.
-    def __add__(self, other: Scalar | Number) -> Scalar:
-        return binary("add", self, other)
-
-    def __radd__(self, other: Number) -> Scalar:
-        return binary("add", other, self)
-
-    def __sub__(self, other: Scalar | Number) -> Scalar:
-        return binary("sub", self, other)
-
-    def __rsub__(self, other: Number) -> Scalar:
-        return binary("sub", other, self)
-
-    def __mul__(self, other: Scalar | Number) -> Scalar:
-        return binary("mul", self, other)
-
-    def __rmul__(self, other: Number) -> Scalar:
-        return binary("mul", other, self)
-
-    def __truediv__(self, other: Scalar | Number) -> Scalar:
-        return binary("div", self, other)
-
-    def __rtruediv__(self, other: Number) -> Scalar:
-        return binary("div", other, self)
+    __add__, __radd__ = _operators("add")
+    __sub__, __rsub__ = _operators("sub")
+    __mul__, __rmul__ = _operators("mul")
+    __truediv__, __rtruediv__ = _operators("div")
+    __lt__, __gt__ = _operator("lt"), _operator("gt")
+    __le__, __ge__ = _operator("le"), _operator("ge")
+    __and__, __or__, __xor__ = _operator("and"), _operator("or"), _operator("xor")
+    eq, ne = _operator("eq"), _operator("ne")  # as values; `==` stays Python identity
 
     def __neg__(self) -> Scalar:
         return make("neg", self)
@@ -227,36 +187,8 @@ class Scalar:
     def __abs__(self) -> Scalar:
         return make("abs", self)
 
-    def __lt__(self, other: Scalar | Number) -> Scalar:
-        return binary("lt", self, other)
-
-    def __le__(self, other: Scalar | Number) -> Scalar:
-        return binary("le", self, other)
-
-    def __gt__(self, other: Scalar | Number) -> Scalar:
-        return binary("gt", self, other)
-
-    def __ge__(self, other: Scalar | Number) -> Scalar:
-        return binary("ge", self, other)
-
-    def __and__(self, other: Scalar | Number) -> Scalar:
-        return binary("and", self, other)
-
-    def __or__(self, other: Scalar | Number) -> Scalar:
-        return binary("or", self, other)
-
-    def __xor__(self, other: Scalar | Number) -> Scalar:
-        return binary("xor", self, other)
-
     def __invert__(self) -> Scalar:
         return make("not", self)
-
-    def eq(self, other: Scalar | Number) -> Scalar:
-        """Equality as a value; `==` stays Python identity."""
-        return binary("eq", self, other)
-
-    def ne(self, other: Scalar | Number) -> Scalar:
-        return binary("ne", self, other)
 
 
 _TABLE: dict[tuple[Any, ...], Scalar] = {}

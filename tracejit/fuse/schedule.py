@@ -14,21 +14,19 @@ from dataclasses import dataclass, field
 
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.lower import (
-    ROW_KINDS,
     Body,
     CannotFuse,
     Domain,
     Inside,
     MustMaterialise,
     build,
-    kind_of,
     reduced_dims,
-    view_base,
 )
 from tracejit.fuse.partition import LAUNCH_BYTES, Partition, is_product, partition
 from tracejit.fuse.product import as_product
 from tracejit.fuse.program import Decision, Made, op_name
 from tracejit.fuse.scalar import Load, in_order
+from tracejit.fuse.views import ROW_KINDS, kind_of, view_base
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Graph, Node, Value, numel
 from tracejit.ir.passes import is_effect

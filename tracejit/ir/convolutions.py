@@ -4,13 +4,14 @@ generator recognises (fuse.product) and fuses with what follows them; or as they
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tracejit.ir.dtypes import HALVES
 from tracejit.ir.graph import Graph, Node, Value
-from tracejit.ir.products import GENERATED, cast, widened
+from tracejit.ir.products import GENERATED
 from tracejit.ir.rewrite import Builder, Result, rewrite
+from tracejit.ops.compose import add, apply, convert, multiply, wide
 from tracejit.ops.externs import each
 
 CONVOLUTION = "aten.convolution"
@@ -66,48 +67,44 @@ def open_convolutions(graph: Graph, choose: Callable[[Windows], str]) -> Graph:
     return rewrite(graph, rule)
 
 
-def _opened(builder: Builder, node: Node, sizes: Windows) -> Value:
+def _opened(b: Builder, node: Node, sizes: Windows) -> Value:
     x, weight, bias = node.args[:3]
     ndim = len(sizes.kernel)
-    if any(sizes.padding):
-        sides = tuple(p for p in reversed(sizes.padding) for _ in range(2))
-        x = builder("aten.constant_pad_nd", x, sides, 0.0)
-    image = _windowed(builder, widened(builder, x), sizes)
-    weight = builder("aten.unsqueeze", widened(builder, weight), 0)
-    for _ in range(ndim):
-        weight = builder("aten.unsqueeze", weight, 2)
-    terms = builder("aten.mul.Tensor", image, weight)
-    summed = tuple(range(2 + ndim, 3 + 2 * ndim))
-    total: Value = builder("aten.sum.dim_IntList", terms, summed)
-    if isinstance(bias, Value):
-        bias = widened(builder, bias)
-        for k in range(1, 1 + ndim):
-            bias = builder("aten.unsqueeze", bias, k)
-        total = builder("aten.add.Tensor", total, bias)
-    return cast(builder, total, sizes.dtype)
-
-
-def _windowed(builder: Builder, image: Value, sizes: Windows) -> Value:
-    """A padded image as [batch, 1, *places, channels, *kernel], a view of it."""
-    ndim = len(sizes.kernel)
-    geometry = zip(sizes.places, sizes.kernel, sizes.stride, sizes.dilation, strict=True)
-    for k, numbers in enumerate(geometry):
-        image = windowed(builder, image, 2 + k, *numbers)
+    image = wide(b, padded(b, x, sizes.padding, sizes.padding, 0.0))
+    image = windows(b, image, sizes.places, sizes.kernel, sizes.stride, sizes.dilation)
     places, kernel = range(2, 2 + ndim), range(2 + ndim, 2 + 2 * ndim)
-    image = builder("aten.permute", image, (0, *places, 1, *kernel))
-    found: Value = builder("aten.unsqueeze", image, 1)
-    return found
+    image = apply(b, "unsqueeze", apply(b, "permute", image, (0, *places, 1, *kernel)), 1)
+    weight = apply(b, "unsqueeze", wide(b, weight), 0)
+    for _ in range(ndim):
+        weight = apply(b, "unsqueeze", weight, 2)
+    summed = tuple(range(2 + ndim, 3 + 2 * ndim))
+    total = apply(b, "sum.dim_IntList", multiply(b, image, weight), summed)
+    if isinstance(bias, Value):
+        bias = wide(b, bias)
+        for k in range(1, 1 + ndim):
+            bias = apply(b, "unsqueeze", bias, k)
+        total = add(b, total, bias)
+    return convert(b, total, sizes.dtype)
 
 
-def windowed(
-    builder: Builder, image: Value, dim: int, places: int, size: int, step: int, apart: int
+def padded(
+    b: Builder, image: Value, before: Sequence[int], after: Sequence[int], outside: float
 ) -> Value:
-    """A view of the image: in place of a dim its first `places` windows, `step` apart; their
-    `size` elements, `apart` from each other, are a new last dim."""
-    image = builder("aten.unfold", image, dim, (size - 1) * apart + 1, step)
-    last = image.ndim - 1
-    if image.sizes[dim] != places:
-        image = builder("aten.slice.Tensor", image, dim, 0, places, 1)
-    if apart > 1:
-        image = builder("aten.slice.Tensor", image, last, 0, image.sizes[last], apart)
+    """The image with so many elements `outside` before and after those of its last dims."""
+    sides = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+    return apply(b, "constant_pad_nd", image, tuple(sides), outside) if any(sides) else image
+
+
+def windows(b: Builder, image: Value, *geometry: Sequence[int]) -> Value:
+    """A view of the image by `geometry`, which is for each of its last dims the number of windows,
+    their elements, and the steps between windows and between elements: in place of each dim its
+    first windows, whose elements are new last dims."""
+    lead = image.ndim - len(geometry[0])
+    for dim, (places, size, step, apart) in enumerate(zip(*geometry, strict=True), lead):
+        image = apply(b, "unfold", image, dim, (size - 1) * apart + 1, step)
+        last = image.ndim - 1
+        if image.sizes[dim] != places:
+            image = apply(b, "slice.Tensor", image, dim, 0, places, 1)
+        if apart > 1:
+            image = apply(b, "slice.Tensor", image, last, 0, image.sizes[last], apart)
     return image

@@ -67,6 +67,10 @@ class Value:
     def ndim(self) -> int:
         return len(self.sizes)
 
+    @property
+    def span(self) -> int:
+        return span(self.sizes, self.strides)
+
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -81,7 +85,7 @@ class Node:
     origin: Origin = Origin()
     part_of: str = ""  # the op that was decomposed into this node; names kernels
     _inputs: tuple[Value, ...] | None = field(default=None, init=False, repr=False)
-    lowers: Any = field(default=None, init=False, repr=False)  # kept by fuse.lower.kind_of
+    lowers: Any = field(default=None, init=False, repr=False)  # kept by fuse.views.kind_of
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -197,6 +201,13 @@ def numel(sizes: Iterable[Size]) -> Size:
     for size in sizes:
         total = total * size
     return total
+
+
+def span(sizes: Iterable[Size], strides: Iterable[Size]) -> int:
+    """Elements of memory from the first to the last that are reached; 0 if there are none."""
+    steps = list(zip(sizes, strides, strict=True))
+    empty = any(size == 0 for size, _ in steps)
+    return 0 if empty else 1 + int(sum((size - 1) * stride for size, stride in steps))
 
 
 def values_in(tree: Arg) -> Iterator[Value]:

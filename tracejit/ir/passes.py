@@ -16,13 +16,11 @@ from tracejit.ir.execute import OWN, draws, function, sized_by_data
 from tracejit.ir.graph import Arg, Graph, Node, Value, identity
 from tracejit.ir.rewrite import Builder, Result, rewrite
 from tracejit.ir.verify import verify
-from tracejit.ops.table import Kind, kind_of
+from tracejit.ops.table import COMPUTES, Kind, kind_of
 from tracejit.runtime.config import config
 from tracejit.runtime.private import schema_of
 
 Pass = Callable[[Graph], Graph]
-# Kinds that a generated kernel computes: it reads its operands wherever they lie.
-COMPUTES = frozenset({Kind.POINTWISE, Kind.REDUCTION, Kind.SCAN, Kind.PULL})
 
 
 def is_effect(node: Node) -> bool:

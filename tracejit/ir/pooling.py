@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tracejit.ir.convolutions import windowed
+from tracejit.ir.convolutions import padded, windows
 from tracejit.ir.dtypes import COMPUTED, FLOATS
-from tracejit.ir.graph import Graph, Node, Size, Value, numel
-from tracejit.ir.products import cast, widened
+from tracejit.ir.graph import Graph, Node, Value, numel
 from tracejit.ir.rewrite import Builder, Result, rewrite
+from tracejit.ops.compose import apply, convert, wide
 from tracejit.ops.externs import each
 
 LARGEST = {"aten.max_pool2d_with_indices": 2, "aten.max_pool3d_with_indices": 3}
@@ -41,21 +41,21 @@ def open_pools(graph: Graph) -> Graph:
     return rewrite(graph, rule)
 
 
-def _largest(builder: Builder, node: Node) -> Value:
+def _largest(b: Builder, node: Node) -> Value:
     x, size, stride, padding, dilation, _ = _given(node, (), 0, 1, False)
-    pool = Pool(node, LARGEST[node.op], size, stride, padding, dilation)
-    return pool.reduced(builder, x, "aten.amax", -math.inf)
+    pool = Pool.of(node, LARGEST[node.op], size, stride, padding, dilation)
+    return pool.reduced(b, x, "amax", -math.inf)
 
 
-def _mean(builder: Builder, node: Node) -> Value | None:
+def _mean(b: Builder, node: Node) -> Value | None:
     x, size, stride, padding, _, counts_padding, divisor = _given(node, (), 0, False, True, None)
-    pool = Pool(node, MEAN[node.op], size, stride, padding, 1)
+    pool = Pool.of(node, MEAN[node.op], size, stride, padding, 1)
     if not divisor:
         if pool.beyond or (any(pool.padding) and not counts_padding):
             return None
         divisor = numel(pool.size)
-    total = pool.reduced(builder, widened(builder, x), "aten.sum.dim_IntList", 0.0)
-    return cast(builder, builder("aten.div.Scalar", total, divisor), x.dtype)
+    total = pool.reduced(b, wide(b, x), "sum.dim_IntList", 0.0)
+    return convert(b, apply(b, "div.Scalar", total, divisor), x.dtype)
 
 
 def _given(node: Node, *defaults: Any) -> tuple[Any, ...]:
@@ -63,48 +63,37 @@ def _given(node: Node, *defaults: Any) -> tuple[Any, ...]:
     return (*node.args, *defaults[len(node.args) - 2 :])
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pool:
-    """The windows of one pool; a number counts for all dims."""
+    """The windows of one pool, a number a dim. `ends`: how far the last one reaches beyond the
+    image, or how much it leaves (below 0)."""
 
-    node: Node
-    ndim: int
-    size: Any
-    stride: Any
-    padding: Any
-    dilation: Any
+    places: Sequence[int]
+    ends: Sequence[int]
+    size: Sequence[int]
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
 
-    def __post_init__(self) -> None:
-        self.size = self._each(self.size)
-        self.stride = self._each(self.stride or self.size)
-        self.padding, self.dilation = self._each(self.padding), self._each(self.dilation)
-        self.places = self.node.outputs[0].sizes[-self.ndim :]
-        self.image = self.node.inputs[0].sizes[-self.ndim :]
-
-    def _each(self, given: Any) -> Sequence[Size]:
-        return each((given,) if isinstance(given, int) else given, self.ndim)
-
-    @property
-    def ends(self) -> list[int]:
-        """How far the last window reaches beyond the image, or how much it leaves (below 0)."""
-        steps = zip(self.places, self.stride, self.size, self.dilation, strict=True)
-        reach = [(places - 1) * step + (size - 1) * apart for places, step, size, apart in steps]
-        sides = zip(reach, self.padding, self.image, strict=True)
-        return [last + 1 - pad - image for last, pad, image in sides]
+    @classmethod
+    def of(cls, node: Node, ndim: int, size: Any, stride: Any, padding: Any, dilation: Any) -> Pool:
+        """The windows of a node; a single number, or none for the stride, counts for all dims."""
+        given = (size, stride or size, padding, dilation)
+        numbers = [each((n,) if isinstance(n, int) else n, ndim) for n in given]
+        image, places = (v.sizes[-ndim:] for v in (node.inputs[0], node.outputs[0]))
+        ends = [
+            (count - 1) * step + (size - 1) * apart + 1 - pad - whole
+            for whole, count, size, step, pad, apart in zip(image, places, *numbers, strict=True)
+        ]
+        return cls(places, ends, *numbers)
 
     @property
     def beyond(self) -> bool:
         """Whether windows end beyond the padding (ceil_mode)."""
         return any(end > pad for end, pad in zip(self.ends, self.padding, strict=True))
 
-    def reduced(self, builder: Builder, x: Value, op: str, outside: float) -> Value:
+    def reduced(self, b: Builder, x: Value, op: str, outside: float) -> Value:
         """The reduction `op` of each window; what is not in the image is `outside`."""
-        sides = [n for pad, end in zip(self.padding, self.ends) for n in (max(end, 0), pad)]
-        if any(sides):
-            x = builder("aten.constant_pad_nd", x, tuple(reversed(sides)), outside)
-        lead = x.ndim - self.ndim
-        geometry = zip(self.places, self.size, self.stride, self.dilation, strict=True)
-        for k, numbers in enumerate(geometry):
-            x = windowed(builder, x, lead + k, *numbers)
-        found: Value = builder(op, x, tuple(range(lead + self.ndim, lead + 2 * self.ndim)))
-        return found
+        x = padded(b, x, self.padding, [max(end, 0) for end in self.ends], outside)
+        x = windows(b, x, self.places, self.size, self.stride, self.dilation)
+        return apply(b, op, x, tuple(range(x.ndim - len(self.size), x.ndim)))

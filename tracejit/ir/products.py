@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tracejit.ir.dtypes import HALVES, TORCH
+from tracejit.ir.dtypes import HALVES
 from tracejit.ir.graph import Graph, Node, Value
 from tracejit.ir.rewrite import Builder, Result, rewrite
+from tracejit.ops.compose import add, apply, convert, multiply, wide
 
 GENERATED, LIBRARY, ONEDNN = "generated", "aten", "onednn"
 
@@ -84,45 +85,24 @@ def _linear(builder: Builder, node: Node) -> Value | None:
     return builder.add("mkldnn._linear_pointwise", args, {}, meta, strides)[0]
 
 
-def _opened(builder: Builder, node: Node) -> Value:
+def _opened(b: Builder, node: Node) -> Value:
     added, first, second = PRODUCTS[node.op]
-    bias = None if added is None else node.args[added]
-    kept = node.args[first].dtype
-    left, right = widened(builder, node.args[first]), widened(builder, node.args[second])
-    dims = len(left.sizes)
-    terms = builder(
-        "aten.mul.Tensor",
-        builder("aten.unsqueeze", left, dims),
-        builder("aten.unsqueeze", right, dims - 2),
-    )
-    total: Value = builder("aten.sum.dim_IntList", terms, (dims - 1,))
-    if isinstance(bias, Value):
-        total = _with_bias(builder, total, widened(builder, bias), node)
-    return cast(builder, total, kept)
+    left, right = wide(b, node.args[first]), wide(b, node.args[second])
+    dims = left.ndim
+    terms = multiply(b, apply(b, "unsqueeze", left, dims), apply(b, "unsqueeze", right, dims - 2))
+    total = apply(b, "sum.dim_IntList", terms, (dims - 1,))
+    if added is not None:
+        total = _with_bias(b, total, wide(b, node.args[added]), node)
+    return convert(b, total, node.args[first].dtype)
 
 
-def widened(builder: Builder, value: object) -> Value:
-    """A factor or a bias in the dtype that products are added up in: f32 for halves."""
-    assert isinstance(value, Value)
-    return cast(builder, value, "f32" if value.dtype in HALVES else value.dtype)
-
-
-def cast(builder: Builder, value: Value, dtype: str) -> Value:
-    """The value in a dtype; itself if it is in that."""
-    if value.dtype == dtype:
-        return value
-    found: Value = builder("aten._to_copy", value, dtype=TORCH[dtype])
-    return found
-
-
-def _with_bias(builder: Builder, total: Value, bias: Value, node: Node) -> Value:
+def _with_bias(b: Builder, total: Value, bias: Value, node: Node) -> Value:
     """beta·bias + alpha·total; a beta of 0 leaves the bias out, whatever it holds."""
     beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
     if alpha != 1:
-        total = builder("aten.mul.Tensor", total, alpha)
+        total = multiply(b, total, alpha)
     if beta == 0:
         return total
     if beta != 1:
-        bias = builder("aten.mul.Tensor", bias, beta)
-    found: Value = builder("aten.add.Tensor", total, bias)
-    return found
+        bias = multiply(b, bias, beta)
+    return add(b, total, bias)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tracejit.fuse.index import ZERO
+from tracejit.fuse.index import unbroadcast
 from tracejit.fuse.scalar import Scalar, cast, index_value, where
 from tracejit.ir.dtypes import FLOATS, INTS, opmath
 from tracejit.ir.graph import Size, Value
@@ -69,10 +69,7 @@ def fill_tensor(p: Puller, index: Indices, x: Value, value: Value) -> Scalar:
 
 
 def copy(p: Puller, index: Indices, x: Value, source: Value, non_blocking: bool = False) -> Scalar:
-    tail = index[len(index) - source.ndim :]
-    return p.value(
-        source, tuple(ZERO if s == 1 else i for i, s in zip(tail, source.sizes, strict=True))
-    )
+    return p.value(source, unbroadcast(index, source.sizes))
 
 
 pulled("zero", like, zero)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tracejit.fuse.scalar import Scalar, make, where
+from tracejit.fuse.scalar import FUNCTIONS, Scalar, make, where
 from tracejit.ir.graph import Node
 from tracejit.ops.pointwise import always, floating, pointwise
 from tracejit.ops.promote import result_type
@@ -24,11 +24,6 @@ from tracejit.ops.words import (
     sigmoid,
     sin,
     unary,
-)
-
-UNARY = (
-    "exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh "
-    "asinh acosh atanh erf erfc erfinv lgamma"
 )
 
 
@@ -78,7 +73,7 @@ def full_precision(node: Node) -> bool:
     return result_type(*node.args) in ("f32", "f64")
 
 
-for name in UNARY.split():
+for name in FUNCTIONS:
     pointwise(name, unary(name), rule=floating)
 pointwise("atan2", binary("atan2"), operands=2, rule=floating, rounds=always)
 pointwise("copysign.Tensor copysign.Scalar", copysign, operands=2, rule=floating, rounds=always)

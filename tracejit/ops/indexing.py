@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracejit.fuse.index import ZERO, Index, delinear, linear
+from tracejit.fuse.index import Index, delinear, linear, unbroadcast
 from tracejit.fuse.scalar import Scalar, cast, const, index_value, where
 from tracejit.ir.graph import Node, Size, Value, numel
 from tracejit.ops.promote import broadcast, dim_of, result_type
@@ -250,9 +250,8 @@ def index_tensor(p: Puller, index: Indices, x: Value, indices: Sequence[Value | 
             continue
         tensor = indices[d]
         assert tensor is not None
-        tail = common[len(common) - tensor.ndim :]
-        own = tuple(ZERO if s == 1 else i for i, s in zip(tail, tensor.sizes, strict=True))
-        place.append(p.indirect(p.value(tensor, own), size, wrap=True))
+        own = p.value(tensor, unbroadcast(common, tensor.sizes))
+        place.append(p.indirect(own, size, wrap=True))
     return p.value(x, tuple(place))
 
 

@@ -37,6 +37,10 @@ class Kind(Enum):
     EXTERN = "extern"  # an ATen call; the row exists only for its shape rule
 
 
+# Kinds that a generated kernel computes: it reads its operands wherever they lie.
+COMPUTES = frozenset({Kind.POINTWISE, Kind.REDUCTION, Kind.SCAN, Kind.PULL})
+
+
 class Puller(Protocol):
     """What `row.pull` may ask of the lowering."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracejit.fuse.index import ZERO, Index, delinear, dot, linear
+from tracejit.fuse.index import ZERO, Index, delinear, dot, linear, unbroadcast
 from tracejit.ir.graph import Size, Value, numel
 from tracejit.ops.table import Kind, Meta, row
 
@@ -164,7 +164,7 @@ def expand_sizes(sizes: Sizes, wanted: Sizes, implicit: bool = False) -> Sizes:
 def expand_index(
     old: Sizes, new: Sizes, i: Indices, wanted: Sizes, implicit: bool = False
 ) -> Indices:
-    return [ZERO if s == 1 else at for at, s in zip(i[len(new) - len(old) :], old, strict=True)]
+    return unbroadcast(i, old)
 
 
 def bounds(size: Size, start: int | None, end: int | None) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from tracejit.runtime.constants import MISSING, decode, is_constant, same
 from tracejit.runtime.paths import STEPS, TABLES, static
 from tracejit.runtime.predicates import PREDICATES, words
 from tracejit.runtime.replay import WRITABLE
-from tracejit.trace.effects import Watch, differs, place_of, step_of
+from tracejit.trace.effects import Watched, differs, place_of, step_of
 from tracejit.trace.tree import Tree
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Unreplayable(Exception):
 class Changes:
     """Collects the changes of one call, from its watches and its nodes."""
 
-    def __init__(self, tree: Tree, watches: list[Watch], dropped: set[int], path: Any) -> None:
+    def __init__(self, tree: Tree, watches: list[Watched], dropped: set[int], path: Any) -> None:
         self.tree, self.dropped, self.path = tree, dropped, path
         self.watches = [watch for watch in watches if watch.node not in dropped]
         self.found: dict[tuple[int, str, Any], Change] = {}
@@ -71,7 +71,7 @@ class Changes:
 
     # Watched places
 
-    def of_watch(self, watch: Watch) -> Iterator[Change]:
+    def of_watch(self, watch: Watched) -> Iterator[Change]:
         """What changed in a watched place."""
         now = watch.read()
         if not differs(watch.before, now):
@@ -86,7 +86,7 @@ class Changes:
             raise Unreplayable(text, place_of(watch))
         yield from self.rebound(watch, watch.name, watch.before, now, text)
 
-    def unchanged(self, watch: Watch) -> None:
+    def unchanged(self, watch: Watched) -> None:
         """Guard what a place holds: perhaps the call stored just that, and would again."""
         if watch.counted or watch.node < 0:
             return
@@ -98,7 +98,7 @@ class Changes:
                 step = watch.steps.get(name, "attr" if default == "dict" else default)
                 self.tree.child(watch.node, step, name, value)
 
-    def of_snapshots(self, watch: Watch, now: Any) -> Iterator[Change]:
+    def of_snapshots(self, watch: Watched, now: Any) -> Iterator[Change]:
         """Attributes whose names the code computes."""
         for name in [*watch.before, *(n for n in now if n not in watch.before)]:
             before, after = watch.before.get(name, MISSING), now.get(name, MISSING)
@@ -107,7 +107,7 @@ class Changes:
                 yield from self.rebound(watch, name.rpartition(".")[2], before, after, text)
 
     def rebound(
-        self, watch: Watch, name: str, before: Any, now: Any, text: str
+        self, watch: Watched, name: str, before: Any, now: Any, text: str
     ) -> Iterator[Change]:
         """A place holds something else, perhaps in another of the object's dicts than before."""
         node, where = watch.node, place_of(watch)

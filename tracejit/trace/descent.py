@@ -1,4 +1,5 @@
-"""How a view descends from its base: the op and arguments by which the graph makes it again.
+"""How a view descends from its base: the op and arguments by which the graph makes it again, and
+what becomes of the base when the view is written to.
 
 Dimensions are counted from the front, sizes and bounds are spelled out, and ops that do the same
 become one op.
@@ -7,13 +8,20 @@ become one op.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tracejit.ir.graph import Arg
+from tracejit.ir.dtypes import TORCH
+from tracejit.ir.graph import Arg, Value
+from tracejit.ops.strides import dense, separable
+from tracejit.ops.table import OPS
 from tracejit.ops.views import bounds, squeezed
-from tracejit.trace.storages import Alias
+from tracejit.trace.aliases import Alias
+from tracejit.trace.recording import Refused
+
+if TYPE_CHECKING:
+    from tracejit.trace.storages import Storages
 
 Described = tuple[str, tuple[Arg, ...]]
 
@@ -116,3 +124,74 @@ _RULES: dict[str, Callable[..., Described]] = {
     "aten.view_as_real": _copy("aten.view_as_real_copy"),
     "aten.view_as_complex": _copy("aten.view_as_complex_copy"),
 }
+# Views without a row are recorded as copies; the second column undoes one.
+_COPIES = {
+    "aten.view_copy.dtype": "aten.view_copy.dtype",
+    "aten.view_as_real_copy": "aten.view_as_complex_copy",
+    "aten.view_as_complex_copy": "aten.view_as_real_copy",
+    "aten.conj_physical": "aten.conj_physical",
+    "aten.neg": "aten.neg",
+}
+
+
+def look(found: Storages, alias: Alias, base: Value) -> Value:
+    """The node of a view; strides are the real ones as long as the base has its real ones."""
+    parent, args = alias.parent, (base, *alias.args)
+    assert parent is not None
+    if alias.op == "aten.as_strided":
+        args = (_contiguous(found, base), *alias.args)
+    elif base.strides == parent.strides and alias.op in OPS and alias.op not in _COPIES:
+        meta = (alias.dtype, alias.sizes, alias.strides, alias.device)
+        return found.graph.add(alias.op, args, None, [meta], alias.origin).out
+    return found.add(alias.op, args, {}, alias.origin)
+
+
+def _contiguous(found: Storages, base: Value) -> Value:
+    """The base as its memory lies: a permutation of it that is contiguous, so that strides have a
+    meaning. Raises Refused.
+    """
+    order = dense(base.sizes, base.strides)
+    if order is None:
+        raise Refused("op", "as_strided of a tensor that has gaps")
+    if order == tuple(range(len(order))):
+        return base
+    return found.add("aten.permute", (base, order), {})
+
+
+def check_separable(alias: Alias) -> None:
+    """Each element has one place, or a write to one would be a write to others. Raises Refused."""
+    if not separable(alias.sizes, alias.strides) and 0 not in alias.sizes:
+        raise Refused("mutation", "a write to elements that overlap")
+
+
+def undo(found: Storages, alias: Alias, value: Value) -> Value:
+    """The parent's new value after the alias became `value`. Raises Refused."""
+    parent = alias.parent
+    assert parent is not None
+    base = found.read(parent)
+    if alias.op in _COPIES:
+        to = (TORCH[parent.dtype],) if alias.op == "aten.view_copy.dtype" else ()
+        return found.add(_COPIES[alias.op], (value, *to), {})
+    row = OPS.get(alias.op)
+    if alias.op == "aten.as_strided" or row is None or row.undo is None:
+        return _undo_strided(found, alias, base, value)
+    op, args = row.undo(base, value, *alias.args)
+    return found.add(op, args, {})
+
+
+def _undo_strided(found: Storages, alias: Alias, base: Value, value: Value) -> Value:
+    """By where the elements lie in memory, if the base's value lies as the real one does."""
+    parent = alias.parent
+    assert parent is not None
+    if base.strides != parent.strides or alias.dtype != parent.dtype:
+        raise Refused("mutation", f"a write through {alias.op}")
+    flat = _contiguous(found, base)
+    place = (alias.sizes, alias.strides, alias.offset - parent.offset)
+    new = found.add("aten.as_strided_scatter", (flat, value, *place), {})
+    order = dense(base.sizes, base.strides)
+    if flat is base or order is None:
+        return new
+    undone = OPS["aten.permute"].undo
+    assert undone is not None
+    op, args = undone(base, new, order)
+    return found.add(op, args, {})

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from tracejit.runtime.constants import MISSING, is_constant, same
-from tracejit.runtime.paths import TABLES, instance_dict, static
+from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
 from tracejit.trace.reads import Reads, line_of_store
 
 
 @dataclass(slots=True)
-class Watch:
+class Watched:
     """One place that the call may write: how to read it, and what it held before."""
 
     node: int  # of the object that holds it
@@ -37,8 +37,8 @@ class Effects:
     """Watched places of one call."""
 
     def __init__(self) -> None:
-        self.watches: list[Watch] = []
-        self.seen: dict[tuple[Any, str], Watch] = {}
+        self.watches: list[Watched] = []
+        self.seen: dict[tuple[Any, str], Watched] = {}
 
     def add(
         self,
@@ -49,11 +49,11 @@ class Effects:
         code: CodeType,
         key: Any,
         counted: bool = False,
-    ) -> Watch:
-        """Watch a place once; `read` gives what it holds, without running user code."""
+    ) -> Watched:
+        """Watched a place once; `read` gives what it holds, without running user code."""
         watch = self.seen.get((key, name))
         if watch is None:
-            watch = Watch(node, step, name, read, read(), code, counted, {})
+            watch = Watched(node, step, name, read, read(), code, counted, {})
             self.seen[key, name] = watch
             self.watches.append(watch)
         watch.counted = watch.counted and counted
@@ -90,21 +90,28 @@ class Effects:
         attributes = instance_dict(value)
         for name in stores:
             if name not in ("grad", "data"):
-                self.add(
-                    node, "attr", name, partial(attributes.get, name, MISSING), code, id(value)
-                )
+                read = partial(attributes.get, name, MISSING)
+                self.add(node, "attr", name, read, code, id(value))
 
 
 def step_of(holder: Any, name: str) -> str:
     """Where an object holds an attribute now, or would hold a new one."""
     if isinstance(holder, type):
         return "static"
-    if isinstance(holder, torch.nn.Module):
-        for step, table in TABLES.items():
-            if name in (instance_dict(holder).get(table) or ()):
-                return step
-    slotted = isinstance(static(type(holder), name), MemberDescriptorType)
-    return "slot" if slotted and name not in instance_dict(holder) else "attr"
+    attributes = instance_dict(holder)
+    if name in attributes:
+        return "attr"
+    for step, table in TABLES.items() if isinstance(holder, torch.nn.Module) else ():
+        if name in (attributes.get(table) or ()):
+            return step
+    return "slot" if isinstance(static(type(holder), name), MemberDescriptorType) else "attr"
+
+
+def held_by(holder: Any, name: str) -> Any:
+    """What an object itself holds under a name: in its dict, its slots, or an nn.Module's three
+    dicts.
+    """
+    return STEPS[step_of(holder, name)](holder, name)
 
 
 def differs(before: Any, now: Any) -> bool:
@@ -129,28 +136,6 @@ def _snapshot(value: Any) -> _Snapshot:
     return found
 
 
-def held_by(value: Any, name: str) -> Any:
-    """What an object itself holds under a name: in its dict, its slots, or an nn.Module's three
-    dicts.
-    """
-    attributes = instance_dict(value)
-    if name in attributes:
-        return attributes[name]
-    if isinstance(value, torch.nn.Module):
-        for table in TABLES.values():
-            if name in (attributes.get(table) or ()):
-                return attributes[table][name]
-    if isinstance(value, type):
-        return static(value, name)
-    descriptor = static(type(value), name)
-    if isinstance(descriptor, MemberDescriptorType):
-        try:
-            return descriptor.__get__(value)
-        except AttributeError:
-            return MISSING
-    return MISSING
-
-
-def place_of(watch: Watch) -> str:
+def place_of(watch: Watched) -> str:
     """file:line of the store."""
     return f"{watch.code.co_filename}:{line_of_store(watch.code, watch.name)}"

@@ -1,10 +1,33 @@
-"""What a frame that is about to call something has in its variables."""
+"""What the code of a running frame is about to do, and what its variables hold."""
 
 from __future__ import annotations
 
 import dis
+import sys
+from pathlib import PurePath
 from types import FrameType
 from typing import Any
+
+_OURS = f"{PurePath(__file__).parent}/"
+_SILENT = frozenset({"CACHE", "EXTENDED_ARG", "PRECALL", "NOP", "KW_NAMES", "PUSH_NULL"})
+
+
+def caller() -> FrameType:
+    """The innermost frame that is not the recorder's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    assert frame is not None
+    return frame
+
+
+def before(frame: FrameType) -> list[dis.Instruction]:
+    """The instructions before the one that a frame is at, less those that move no values."""
+    return [
+        step
+        for step in dis.get_instructions(frame.f_code)
+        if step.offset < frame.f_lasti and step.opname not in _SILENT
+    ]
 
 
 def named(frame: FrameType, steps: list[dis.Instruction], k: int) -> Any:

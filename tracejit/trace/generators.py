@@ -25,7 +25,7 @@ from tracejit.ir.graph import Arg, Rng
 from tracejit.runtime import private
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.private import generator_key as key
-from tracejit.trace.frames import named
+from tracejit.trace.frames import before, named
 from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Storages
 
@@ -36,7 +36,6 @@ _SEEDS_ALL = frozenset(
     for name in ("manual_seed", "_manual_seed_impl")
     if hasattr(torch.random, name)
 )
-_NO_STEPS = frozenset({"CACHE", "EXTENDED_ARG", "PRECALL", "NOP", "KW_NAMES", "PUSH_NULL"})
 
 
 @dataclass(eq=False)
@@ -157,11 +156,7 @@ class Generators:
 
     def passed(self, frame: FrameType) -> torch.Tensor:
         """The tensor that a frame passes to the method it is about to call. Raises Refused."""
-        steps = [
-            step
-            for step in dis.get_instructions(frame.f_code)
-            if step.offset <= frame.f_lasti and step.opname not in _NO_STEPS
-        ][:-1]
+        steps = before(frame)
         last, found = steps[-1], None
         if _joins(frame, last.offset):
             pass  # one of several values is passed

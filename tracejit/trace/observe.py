@@ -24,9 +24,9 @@ from tracejit.runtime import private, settings, state
 from tracejit.runtime.constants import LEAVES, MISSING, is_constant
 from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
-from tracejit.runtime.paths import STEPS, instance_dict
+from tracejit.runtime.paths import STEPS
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import conclude, namespaces, purity
+from tracejit.trace import conclude, modules, namespaces, purity
 from tracejit.trace.changes import Change
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
@@ -50,11 +50,6 @@ from tracejit.trace.recording import Recording, foreign_profiler
 from tracejit.trace.tree import Tree, predicate_of
 
 T = TypeVar("T")
-_HOOK_DETAILS = (
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-)
 FOREIGN = (USER, LIBRARY)  # neither torch's nor the interpreter's, whose calls are known
 _verdicts: dict[purity.Key, str | None] = {}
 
@@ -186,7 +181,7 @@ class Observer:
     def special(self, plan: Plan, frame: FrameType) -> None:
         """A frame starts of a function that is looked at as a whole."""
         if plan.treatment == MODULE_CALL:
-            self.module_call(frame.f_locals["self"])
+            modules.called(self.reach, frame.f_locals["self"])
         elif plan.treatment == RANDOM:
             name = f"{frame.f_globals['__name__']}.{plan.code.co_name}"
             self.refuse("random", f"calls {name}", frame)
@@ -220,7 +215,7 @@ class Observer:
             self.coverage.ran(plan, frame, local)
             asks = bool(plan.reads and plan.reads.asked)
             if plan.tables and isinstance(first, torch.nn.Module):
-                self.reach.tables(plan, first)
+                modules.all_parts(self.reach, first)
         seen = self.reach.seen
         for name in plan.args:
             value = local.get(name)
@@ -241,43 +236,21 @@ class Observer:
         mark = (number, id(frame.f_globals))
         if mark not in self.globals_seen:
             self.globals_seen.add(mark)
-            if plan.origin != CORE:
-                namespaces.global_names(self.reach, plan, frame.f_globals)
-            elif frame.f_globals.get("F") is torch.nn.functional:
-                namespaces.functional(self.reach, plan)
-        for name in plan.loads & METHODS:
-            if passes_on(plan.code, name):  # of a generator, perhaps
-                self.refuse("random", f"passes {name} on", frame)
+            self.named(plan, frame)
         if asks:
             self.reach.asked(plan, local, frame.f_globals)
         if self.reach.problem is not None:
             self.refuse(*self.reach.problem, frame)
 
-    def module_call(self, module: Any) -> None:
-        """`module(…)`: its hooks, and the class that its forward is found in."""
-        node = self.tree.known.get(id(module))
-        if node is None:
-            return
-        attributes = instance_dict(module)
-        # Without gradients, hooks of the backward pass are not called.
-        for name in private.HOOKS if torch.is_grad_enabled() else private.HOOKS[:2]:
-            hooks = attributes.get(name)
-            if hooks:
-                self.called_hooks(node, name, hooks)
-            elif hooks is not None:
-                self.tree.child(node, "hooks", name, hooks, ("empty", None))
-        if "forward" in attributes:
-            self.reach.child(node, "attr", "forward", attributes["forward"])
-
-    def called_hooks(self, node: int, name: str, hooks: dict[int, Any]) -> None:
-        """Hooks of a module: how many, which, and how they are called. Their keys mean nothing."""
-        index = self.tree.child(node, "attr", name, hooks, ("length", len(hooks)))
-        for position, hook in enumerate(hooks.values()):
-            self.reach.child(index, "nthvalue", position, hook)
-        attributes = instance_dict(self.tree.values[node])
-        for table in _HOOK_DETAILS:
-            details = attributes[table]
-            self.tree.child(node, "attr", table, details, ("length", len(details)))
+    def named(self, plan: Plan, frame: FrameType) -> None:
+        """What a code object names: globals, and methods that only a call by itself shows."""
+        if plan.origin != CORE:
+            namespaces.global_names(self.reach, plan, frame.f_globals)
+        elif frame.f_globals.get("F") is torch.nn.functional:
+            namespaces.functional(self.reach, plan)
+        for name in plan.loads & METHODS:
+            if passes_on(plan.code, name):  # of a generator, perhaps
+                self.refuse("random", f"passes {name} on", frame)
 
     def outside(self, plan: Plan, local: dict[str, Any]) -> None:
         """Reads of the environment, and of whether a logger would emit."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +15,12 @@ from tracejit.ir.graph import Value, numel
 from tracejit.ops.strides import dense
 from tracejit.ops.views import inverse
 from tracejit.runtime import constants, private
+from tracejit.trace.aliases import Alias, Storage
 from tracejit.trace.changes import Change
 from tracejit.trace.recording import Refused
-from tracejit.trace.storages import Alias, Storage, Storages, check_type
+from tracejit.trace.storages import Storages, check_type
 
 Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A recipe, and the nodes of the objects that it holds, in the order of its numbers."""
-
-    tree: Tree
-    held: list[int]
 
 
 def encode(
@@ -37,8 +29,9 @@ def encode(
     reached: Mapping[int, int],
     storages: Storages,
     outside: set[int],
-) -> Made:
-    """The recipe for `result` and for what the call changed; the graph gets its outputs.
+) -> tuple[Tree, list[int]]:
+    """The recipe for `result` and for what the call changed, and the nodes of the objects that it
+    holds, in the order of its numbers; the graph gets its outputs.
 
     reached: nodes of the objects that were there before the call, by their ids. outside:
     `containers` of what the call was given, before it ran. Raises Refused for a value that cannot
@@ -46,7 +39,7 @@ def encode(
     """
     encoder = _Encoder(reached, storages, outside)
     tree = encoder.encode(result, changes)
-    return Made(tree, list(encoder.held))
+    return tree, list(encoder.held)
 
 
 class _Encoder:

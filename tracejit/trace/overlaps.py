@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from tracejit.runtime.private import schema_of
+from tracejit.trace.aliases import Alias, Storage
 from tracejit.trace.meta import tensors_in
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Facts
 from tracejit.trace.spans import disjoint
-from tracejit.trace.storages import Alias, Storage, Storages
+from tracejit.trace.storages import Storages
 
 
 def check(found: Storages, facts: Facts, targets: Sequence[Alias], operands: Sequence[Any]) -> None:

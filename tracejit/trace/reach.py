@@ -20,10 +20,9 @@ import torch
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, USER, is_user_code
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
-from tracejit.trace import namespaces, purity
-from tracejit.trace.effects import Effects, held_by
+from tracejit.trace import modules, namespaces, purity
+from tracejit.trace.effects import Effects, held_by, step_of
 from tracejit.trace.kinds import (
-    HOLDERS,
     ITERATORS,
     REMEMBERING,
     ROUTINES,
@@ -292,12 +291,12 @@ class Reach:
         if reads.counts:  # of what is no whole number, adding to it is a read
             names |= {n for n in reads.counts if type(held_by(value, n)) is not int}
         for name in sorted(attributes.keys() & names):
-            if name not in ("_modules", "_parameters", "_buffers") or name in plan.loads:
+            if name not in TABLES.values() or name in plan.loads:
                 self.step(plan, node, "attr", name, attributes[name], depth)
         if computed and node >= 0:
             self.tree.child(node, "dict", None, attributes)
         if isinstance(value, torch.nn.Module):
-            self.module(plan, value, node, attributes, None if computed else names, depth)
+            modules.parts(self, plan, value, node, None if computed else names, depth)
         kind = type(value)
         # What a user's class holds may change between calls.
         known = self.classes.setdefault(id(plan), {}) if is_user_code(kind) else plan.classes
@@ -305,63 +304,27 @@ class Reach:
         if inherited is None:
             inherited = known[kind, computed] = class_names(kind, plan, computed)
         if inherited:
-            self.inherited(plan, value, node, kind, inherited, attributes, depth)
+            self.inherited(plan, value, node, inherited, depth)
         if node >= 0:
             if has_fallback(kind):
                 self.absences(plan.loads, value, node)
             elif reads.optional:
                 self.absences(reads.optional, value, node)
 
-    def module(
-        self, plan: Plan, value: Any, node: int, attributes: dict[str, Any],
-        names: frozenset[str] | None, depth: int,
-    ) -> None:  # fmt: skip
-        """Submodules, parameters and buffers by name; all (`names` is None) of the containers of
-        torch.nn.
-        """
-        whole = names is None or isinstance(value, HOLDERS)
-        for step, table in TABLES.items():
-            held = attributes.get(table)
-            if held is None:
-                continue
-            if whole and node >= 0 and self.tree.nodes[node].step != "ref":
-                self.tree.child(node, "attr", table, held)
-            for name in list(held) if names is None or whole else sorted(held.keys() & names):
-                if isinstance(value, HOLDERS) and plan.origin == CORE and node >= 0:
-                    self.child(node, step, name, held[name])
-                else:
-                    self.step(plan, node, step, name, held[name], depth)
-
-    def tables(self, plan: Plan, value: torch.nn.Module) -> None:
-        """All submodules, parameters and buffers of a reached module (torch walks them)."""
-        node = self.tree.known.get(id(value), -1)
-        if node < 0 or self.tree.nodes[node].step == "ref":
-            return
-        for step, table in TABLES.items():
-            held = instance_dict(value).get(table)
-            if held is not None:
-                self.tree.child(node, "attr", table, held)
-                for name in list(held):
-                    self.child(node, step, name, held[name])
-
     def inherited(
-        self, plan: Plan, value: Any, node: int, kind: type, names: tuple[str, ...],
-        attributes: dict[str, Any], depth: int,
-    ) -> None:  # fmt: skip
+        self, plan: Plan, value: Any, node: int, names: tuple[str, ...], depth: int
+    ) -> None:
         """Slots, and data that the object's classes hold."""
-        owner = -1
+        kind, attributes, owner = type(value), instance_dict(value), -1
         for name in names:
             found = static(kind, name)
             if isinstance(found, types.MemberDescriptorType):
-                try:
-                    self.step(plan, node, "slot", name, found.__get__(value, kind), depth)
-                except AttributeError:
-                    self.step(plan, node, "slot", name, MISSING, depth)
+                self.step(plan, node, "slot", name, STEPS["slot"](value, name), depth)
             elif name not in attributes:
                 if owner < 0 and node >= 0:
                     owner = self.child(node, "class", None, kind)
                 self.static(plan, owner, name, found, depth)
-                if node >= 0 and attributes is not None:
+                if node >= 0:
                     self.tree.child(node, "attr", name, MISSING)
                     if isinstance(found, functools.cached_property):  # its value will be kept
                         self.effects.watch_name(value, node, name, plan.code)
@@ -375,12 +338,9 @@ class Reach:
                 if static(value, name) is MISSING:
                     self.tree.child(node, "static", name, MISSING)
             return
-        attributes = instance_dict(value)
         tables = TABLES if isinstance(value, torch.nn.Module) else {}
         for name in names:
-            if name in attributes or static(type(value), name) is not MISSING:
-                continue
-            if any(name in (attributes.get(table) or ()) for table in tables.values()):
+            if held_by(value, name) is not MISSING or static(type(value), name) is not MISSING:
                 continue
             self.tree.child(node, "attr", name, MISSING)
             if is_user_code(type(value)):
@@ -411,18 +371,13 @@ class Reach:
     def follow(
         self, chain: tuple[str, ...], local: dict[str, Any], namespace: dict[str, Any]
     ) -> Any:
-        """The object that a variable and attributes of it lead to, without running user code; its
-        node if known.
-        """
+        """The object that a variable and attributes of it lead to, without running user code."""
         value = local.get(chain[0], namespace.get(chain[0], MISSING))
         for name in chain[1:]:
-            attributes = instance_dict(value)
-            held = [attributes, *((attributes.get(table) or {}) for table in TABLES.values())]
-            found = next((each[name] for each in held if name in each), MISSING)
+            step = step_of(value, name)
+            found = STEPS[step](value, name)
             node = self.tree.known.get(id(value), -1)
             if found is not MISSING and node >= 0 and self.tree.nodes[node].step != "ref":
-                steps = ("attr", *TABLES)
-                step = next(step for step, each in zip(steps, held) if name in each)
                 self.child(node, step, name, found)
             value = found if found is not MISSING else static(type(value), name)
         return value

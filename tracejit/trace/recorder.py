@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,19 +20,22 @@ import torch
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
 from tracejit.runtime.ambient import being_recorded, traced
+from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.trace.aliases import memory_of
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.changes import Change
-from tracejit.trace.constants import Watch, watching
 from tracejit.trace.generators import Generators
 from tracejit.trace.meta import raises_without_data, tensors_in, without_values
+from tracejit.trace.observe import Observer
 from tracejit.trace.origins import Origins
 from tracejit.trace.outputs import containers, encode
 from tracejit.trace.recording import Recording, Refused, foreign_profiler
 from tracejit.trace.schema import Does, composite_kernel, facts_of
 from tracejit.trace.steps import Step, Steps
 from tracejit.trace.storages import Storages
+from tracejit.trace.watch import Watch, watching
 
 
 def record(
@@ -60,6 +62,19 @@ def record(
         recorder.close()
     recording.seconds = time.perf_counter() - start
     return result, recording
+
+
+def observed(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Recording, GuardSet | Reason]:
+    """Run `fn(*args, **kwargs)` once, recorded and observed: its own result, the recording, and the
+    guards under which it is right, or why it cannot be used.
+    """
+    observer = Observer(fn, args, kwargs)
+    result, recording = record(fn, args, kwargs, observer=observer)
+    if recording.refused is not None:
+        observer.release()
+    return result, recording, recording.refused or observer.finish(recording)
 
 
 class Recorder(private.TorchDispatchMode):
@@ -94,24 +109,7 @@ class Recorder(private.TorchDispatchMode):
         if self.refused is None:
             self.refused = Reason(why.kind, why.text, str(self.origins.here()))
 
-    def listed(self, tensor: torch.Tensor) -> None:
-        """Python is about to get a tensor's numbers."""
-        self._apart(self.steps.listed, tensor)
-
-    def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
-        """Python made a parameter of a tensor."""
-        if _where(data):
-            self._apart(self.storages.adopt, made, data)
-
-    def state(self, name: str, generator: torch.Generator, frame: FrameType) -> None:
-        """A method of a generator's is about to run that takes or changes its state."""
-        self._apart(self.generators.called, name, generator, frame)
-
-    def stated(self, failed: bool) -> None:
-        """That method is over."""
-        self._apart(self.generators.returned, failed)
-
-    def _apart(self, work: Callable[..., None], *given: Any) -> None:
+    def apart(self, work: Callable[..., None], *given: Any) -> None:
         """Work of ours between calls: what torch is asked meanwhile is not recorded."""
         if self.refused is None:
             self.aside = True
@@ -121,13 +119,6 @@ class Recorder(private.TorchDispatchMode):
                 self._failed(error)
             finally:
                 self.aside = False
-
-    def inside(self, tensor: torch.Tensor) -> bool:
-        """Whether the call made a tensor. One of functorch's has no memory that could be told."""
-        try:
-            return self.storages.made(tensor)
-        except (NotImplementedError, RuntimeError):
-            return True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -168,7 +159,7 @@ class Recorder(private.TorchDispatchMode):
             raise
         if self.refused is None:
             self._advance(step, result)
-            self._apart(self.generators.settle)
+            self.apart(self.generators.settle)
         return result
 
     def _viewable(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -179,7 +170,7 @@ class Recorder(private.TorchDispatchMode):
         number = args[0]
         tensor = torch.scalar_tensor(number, dtype=WRAPPED[type(number)])
         if not self.aside:
-            self._apart(self.steps.number, tensor, number)
+            self.apart(self.steps.number, tensor, number)
         return (tensor, *args[1:])
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -229,7 +220,7 @@ class Recorder(private.TorchDispatchMode):
     def _recording(self, result: Any, changes: list[Change], observer: Any) -> Recording:
         """The recording of a call that nothing speaks against so far. Raises Refused."""
         reached = {} if observer is None else observer.reached()
-        made = encode(result, changes, reached, self.storages, self.outside)
+        tree, held = encode(result, changes, reached, self.storages, self.outside)
         generators = self._generators(observer, reached)
         self._check_given()
         self._write_back()
@@ -238,9 +229,9 @@ class Recorder(private.TorchDispatchMode):
             self.storages.sources,
             self.storages.lazy,
             self.storages.moduli,
-            made.tree,
+            tree,
             self.storages.spans,
-            made.held,
+            held,
             sorted({change.node for change in changes}),
             calls=self.calls,
             generators=generators,
@@ -256,7 +247,7 @@ class Recorder(private.TorchDispatchMode):
     def _check_given(self) -> None:
         """No tensor that the call was given lies in other memory than before (`x.data = …`)."""
         for tensor, where, needs_grad in self.given:
-            if _where(tensor) != where:
+            if memory_of(tensor) != where:
                 raise Refused("mutation", "a tensor from outside was given other memory")
             if tensor.requires_grad != needs_grad:
                 raise Refused("autograd", "requires_grad of a tensor from outside was changed")
@@ -284,18 +275,10 @@ class Recorder(private.TorchDispatchMode):
         ]
 
 
-def _where(tensor: torch.Tensor) -> int:
-    """The address of a tensor's storage; 0 for one without (sparse, or a lazy module's)."""
-    try:
-        return private.storage_key(tensor.untyped_storage())
-    except (NotImplementedError, RuntimeError, ValueError):
-        return 0
-
-
 def _given(fn: Any, args: Any, kwargs: Any) -> list[tuple[torch.Tensor, int, bool]]:
     """Tensors that the call is given, their memory, and whether they require gradients."""
     found = list(tensors_in((args, kwargs)))
     module = fn if isinstance(fn, torch.nn.Module) else getattr(fn, "__self__", None)
     if isinstance(module, torch.nn.Module):
         found += [*module.parameters(), *module.buffers()]
-    return [(t, _where(t), t.requires_grad) for t in found]
+    return [(t, memory_of(t), t.requires_grad) for t in found]

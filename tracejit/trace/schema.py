@@ -21,8 +21,7 @@ class Does(Enum):
     VIEW = "view"  # one alias of its first argument
     PARTS = "parts"  # several aliases of its first argument
     WRITE = "write"  # writes to its first argument and returns it
-    WRITE_LIST = "write list"  # _foreach_*_: writes to each tensor of its first argument
-    OUT = "out"  # writes to keyword arguments
+    OUT = "out"  # writes to keyword arguments, or to each tensor of its first (_foreach_*_)
     STATS = "stats"  # a batch norm, which writes to its running statistics in training
     RESHAPE = "reshape"  # changes a tensor's own geometry (`t_`, `squeeze_`)
     READ = "read"  # gives Python a number
@@ -129,14 +128,12 @@ def _writing(func: Any, name: str, written: list[Any], random: bool) -> Facts:
         for place, a in enumerate(schema.arguments)
         if a.has_default_value() and a.name in needed
     }
-    if outs:
-        fits = len(outs) == len(written) and "[]" not in str(written[0].type)
-        if fits:
-            return Facts(name, Does.OUT, functional, outs, defaults, random)
-    elif len(written) == 1 and written[0].name == "self":
-        does = Does.WRITE_LIST if str(written[0].type) == "List[Tensor]" else Does.WRITE
-        return Facts(name, does, functional, (), defaults, random)
-    return Facts(name, Does.REFUSE, why=("mutation", f"{name} writes to several arguments"))
+    kind = str(written[0].type)
+    one = len(written) == 1 and written[0].name == "self"
+    if not (len(outs) == len(written) and "[]" not in kind if outs else one):
+        return Facts(name, Does.REFUSE, why=("mutation", f"{name} writes to several arguments"))
+    does = Does.OUT if outs or kind == "List[Tensor]" else Does.WRITE
+    return Facts(name, does, functional, outs, defaults, random)
 
 
 def _functional(func: Any, outs: set[str]) -> Any:

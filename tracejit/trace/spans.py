@@ -15,10 +15,11 @@ from tracejit.ops.strides import apart, dense
 from tracejit.ops.views import inverse
 from tracejit.runtime.constants import MISSING
 from tracejit.runtime.paths import around
+from tracejit.trace.aliases import Alias
 from tracejit.trace.recording import Refused, Span
 
 if TYPE_CHECKING:
-    from tracejit.trace.storages import Alias, Storages
+    from tracejit.trace.storages import Storages
 
 
 def cover(found: Storages, alias: Alias) -> None:
@@ -122,8 +123,7 @@ def _descend(found: Storages, alias: Alias, span: Alias) -> None:
 
 def _like(alias: Alias, sizes: tuple[int, ...], strides: tuple[int, ...], offset: int) -> Alias:
     """Another geometry on the same memory."""
-    kind = type(alias)
-    return kind(alias.home, alias.dtype, sizes, strides, offset, alias.device, origin=alias.origin)
+    return Alias(alias.home, alias.dtype, sizes, strides, offset, alias.device, origin=alias.origin)
 
 
 def _holds(span: Alias, roots: list[Alias]) -> bool:

@@ -7,12 +7,9 @@ recording and not the call.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePath
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,15 +20,18 @@ from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
 from tracejit.runtime.state import fills
 from tracejit.trace import overlaps
+from tracejit.trace.aliases import Alias
 from tracejit.trace.canonical import Call, canonical, tidy_kwargs
-from tracejit.trace.constants import Watch, contents, from_subscript, listed
+from tracejit.trace.constants import contents, from_subscript, listed
 from tracejit.trace.descent import described
+from tracejit.trace.frames import caller
 from tracejit.trace.generators import Generators
 from tracejit.trace.infer import Meta
 from tracejit.trace.recording import Refused
 from tracejit.trace.schema import Does, Facts, graph_name, overload_of
-from tracejit.trace.storages import Alias, Storages
+from tracejit.trace.storages import Storages
 from tracejit.trace.warns import warns
+from tracejit.trace.watch import Watch
 
 
 class _Restore:
@@ -217,7 +217,7 @@ class Steps:
             self.storages.strided(result, parent.root)
 
     def _constant(self, tensor: torch.Tensor) -> Step:
-        frame = _caller()
+        frame = caller()
         spelled = from_subscript(frame) and (tensor.dim() == 0 or listed(frame, tensor))
         if not self.watch.plain and not spelled:
             raise Refused("op", "a tensor made from Python data that may not be constant")
@@ -300,26 +300,18 @@ class Steps:
         if alias.sizes != tensor.shape or alias.strides != tensor.stride():
             raise Refused("mutation", "a write changed a tensor's shape")
 
-    def write_list(self, facts: Facts, args: Any, kwargs: Any) -> Step:
-        """`torch._foreach_add_(xs, ys)`: one node with a result for each x."""
-        aliases = [self.storages.find(t) for t in args[0]]
-        overlaps.check(self.storages, facts, aliases, (*args[1:], *kwargs.values()))
-        call = self.functional(facts, args, kwargs)
-        yield
-        values = self.storages.apply(call.op, call.args, call.kwargs)
-        for alias, value in zip(aliases, values, strict=True):
-            self.storages.write(alias, self._fitted(value, alias))
-
     def out(self, facts: Facts, args: Any, kwargs: Any) -> Step:
-        """`torch.add(x, y, out=z)`: z may be resized if it is empty and the call's own."""
-        targets = [kwargs[name] for name in facts.outs]
+        """`torch.add(x, y, out=z)`: z may be resized if it is empty and the call's own. Or
+        `torch._foreach_add_(xs, ys)`: one node with a result for each x."""
+        targets = [kwargs[name] for name in facts.outs] or args[0]
         aliases = [self.storages.find(t) for t in targets]
         plain = {k: v for k, v in kwargs.items() if k not in facts.outs}
-        overlaps.check(self.storages, facts, aliases, (*args, *plain.values()))
+        operands = args if facts.outs else args[1:]
+        overlaps.check(self.storages, facts, aliases, (*operands, *plain.values()))
         call = self.functional(facts, args, plain)
         yield
         values = self.storages.apply(call.op, call.args, call.kwargs)
-        for target, alias, value in zip(targets, aliases, values):
+        for target, alias, value in zip(targets, aliases, values, strict=not facts.outs):
             if alias.sizes == target.shape:
                 self._unmoved(target, alias)
                 self.storages.write(alias, self._fitted(value, alias))
@@ -392,7 +384,6 @@ _STEPS: dict[Does, Callable[..., Any]] = {
     Does.VIEW: Steps.view,
     Does.PARTS: Steps.parts,
     Does.WRITE: Steps.write,
-    Does.WRITE_LIST: Steps.write_list,
     Does.OUT: Steps.out,
     Does.STATS: Steps.stats,
     Does.RESHAPE: Steps.reshape,
@@ -405,16 +396,6 @@ PLAIN = frozenset(
     {bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout}
     | {torch.memory_format}
 )
-_OURS = f"{PurePath(__file__).parent}/"
-
-
-def _caller() -> FrameType:
-    """The innermost frame that is not the recorder's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    assert frame is not None
-    return frame
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:

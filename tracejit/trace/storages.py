@@ -2,87 +2,30 @@
 Python identity alone.
 
 Each storage has a root, the tensor first seen on it, and aliases that are reached from it by chains
-of views. A write through an alias gives the storage a new version: the chain is undone up to the
-root. Reading an alias of an older version makes its view again, from the root's new value. Memory
-that the call did not make (arguments, parameters) may have several roots, one for each tensor that
-came from outside, until it is written to: then they become views of one (trace.spans).
+of views (trace.aliases). A write through an alias gives the storage a new version: the chain is
+undone up to the root. Reading an alias of an older version makes its view again, from the root's
+new value (trace.descent). Memory that the call did not make (arguments, parameters) may have
+several roots, one for each tensor that came from outside, until it is written to: then they become
+views of one (trace.spans).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
-from tracejit.ir.dtypes import NAME, TORCH, itemsize
+from tracejit.ir.dtypes import NAME, itemsize
 from tracejit.ir.graph import Arg, Graph, Node, Origin, Value, numel
-from tracejit.ops.strides import dense, separable
-from tracejit.ops.table import OPS
+from tracejit.ops.strides import dense
 from tracejit.runtime import private
 from tracejit.runtime.aliases import CONJUGATED, NEGATED, lazy_bits, physical
 from tracejit.runtime.private import storage_key
-from tracejit.trace import spans
+from tracejit.trace import descent, spans
+from tracejit.trace.aliases import Alias, Storage, key_of, memory_of
 from tracejit.trace.infer import Kwargs, Meta, infer, viewable
 from tracejit.trace.recording import Refused, Span
-
-Key = tuple[torch.dtype, torch.Size, tuple[int, ...], int, int]
-
-
-@dataclass(eq=False, slots=True)
-class Alias:
-    """One geometry on one storage: a root, or `op(parent, *args)`. `value` is right if `version` is
-    the storage's.
-    """
-
-    home: Storage
-    dtype: str
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
-    device: str
-    lazy: int = 0  # see runtime.aliases.lazy_bits
-    parent: Alias | None = None
-    op: str = ""
-    args: tuple[Arg, ...] = ()
-    origin: Origin = Origin()
-    value: Value | None = None
-    version: int = -1
-    given: bool = False  # a tensor from outside, and a root of its memory or a view of a span
-    span: bool = False  # see trace.spans
-    written: bool = False  # of a root: there was a write through it
-
-    @property
-    def root(self) -> Alias:
-        alias = self
-        while alias.parent is not None and not alias.given:
-            alias = alias.parent
-        return alias
-
-    @property
-    def top(self) -> Alias:
-        """The root, or the span that it has become a view of."""
-        alias = self
-        while alias.parent is not None:
-            alias = alias.parent
-        return alias
-
-
-@dataclass(eq=False, slots=True)
-class Storage:
-    """A piece of memory. `outside`: the call did not make it. `lost`: why its values are not in the
-    graph.
-    """
-
-    outside: bool = False
-    version: int = 0
-    roots: list[Alias] = field(default_factory=list)
-    aliases: dict[Key, Alias] = field(default_factory=dict)
-    # Outside memory: aliases by the identity of the tensor, since two tensors from outside may look
-    # alike.
-    objects: dict[int, Alias] = field(default_factory=dict)
-    lost: str = ""
-    restore: Callable[[], Value] | None = None
 
 
 class Storages:
@@ -123,11 +66,11 @@ class Storages:
             if not self._same(found, tensor):
                 raise Refused("mutation", "a tensor from outside changed its shape")
             return found
-        found = home.aliases.get(_key(tensor))
+        found = home.aliases.get(key_of(tensor))
         if found is None:
             if len(home.roots) > 1:
                 raise Refused("op", "a tensor on memory that several results share")
-            found = home.aliases[_key(tensor)] = self._strided(tensor, home.roots[0])
+            found = home.aliases[key_of(tensor)] = self._strided(tensor, home.roots[0])
         return found
 
     def home(self, tensor: torch.Tensor) -> Storage | None:
@@ -136,7 +79,10 @@ class Storages:
 
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether the call made a tensor: its memory, or this view of memory from outside."""
-        home = self.home(tensor)
+        where = memory_of(tensor)
+        home = self._known.get(where)
+        if where == 0:
+            return True
         if home is None or not home.outside:
             return home is not None
         given = any(tensor is each for each in (*self.sources, *self.lazy.values()))
@@ -237,7 +183,7 @@ class Storages:
         alias.value, alias.version = value, 0
         home.lost, home.restore = lost, restore
         home.roots.append(alias)
-        home.aliases[_key(tensor)] = alias
+        home.aliases[key_of(tensor)] = alias
 
     def redefine(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor of the call's own was resized and filled: forget what its memory was."""
@@ -261,15 +207,16 @@ class Storages:
             alias = known if self._same(known, result) else self._derive(result, parent, op, args)
             home.objects[id(result)] = alias
             return
-        key = _key(result)
+        key = key_of(result)
         if key not in home.aliases:
             home.aliases[key] = self._derive(result, parent, op, args)
 
     def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
         """`made` is another tensor on the memory of `data`, as that lies there."""
-        home = self.home(data)
+        where = memory_of(data)
+        home = self._known.get(where)
         seen = home is not None and not home.outside  # then it is known by how it looks
-        if not seen and not data.is_meta and data.layout is torch.strided:
+        if where and not seen and not data.is_meta and data.layout is torch.strided:
             alias = self.find(data)
             alias.home.objects[id(made)] = alias
 
@@ -278,8 +225,8 @@ class Storages:
         home = root.home
         if home.outside:
             home.objects[id(result)] = self._strided(result, root)
-        elif _key(result) not in home.aliases:
-            home.aliases[_key(result)] = self._strided(result, root)
+        elif key_of(result) not in home.aliases:
+            home.aliases[key_of(result)] = self._strided(result, root)
 
     def _same(self, alias: Alias, tensor: torch.Tensor) -> bool:
         return (
@@ -332,31 +279,9 @@ class Storages:
         if alias.parent is None:
             raise Refused("op", home.lost or "memory that two tensors share was written to")
         base = self.read(alias.parent)
-        alias.value = self._look(alias, base)
+        alias.value = descent.look(self, alias, base)
         alias.version = home.version
         return alias.value
-
-    def _look(self, alias: Alias, base: Value) -> Value:
-        """The node of a view; strides are the real ones as long as the base has its real ones."""
-        parent = alias.parent
-        assert parent is not None
-        if alias.op == "aten.as_strided":
-            return self.add(alias.op, (self._contiguous(base), *alias.args), {}, alias.origin)
-        if base.strides == parent.strides and alias.op in OPS and alias.op not in COPIES:
-            meta = (alias.dtype, alias.sizes, alias.strides, alias.device)
-            return self.graph.add(alias.op, (base, *alias.args), None, [meta], alias.origin).out
-        return self.add(alias.op, (base, *alias.args), {}, alias.origin)
-
-    def _contiguous(self, base: Value) -> Value:
-        """The base as its memory lies: a permutation of it that is contiguous, so that strides have
-        a meaning.
-        """
-        order = dense(base.sizes, base.strides)
-        if order is None:
-            raise Refused("op", "as_strided of a tensor that has gaps")
-        if order == tuple(range(len(order))):
-            return base
-        return self.add("aten.permute", (base, order), {})
 
     def write(self, alias: Alias, value: Value) -> None:
         """The alias's elements become those of `value` (same dtype and sizes). Raises Refused."""
@@ -370,54 +295,18 @@ class Storages:
         alias.root.written = True
         changed = [(alias, value)]
         while alias.parent is not None:
-            self._check_separable(alias)
-            value = self._undo(alias, value)
+            descent.check_separable(alias)
+            value = descent.undo(self, alias, value)
             alias = alias.parent
             if alias.span and value.strides != alias.strides:
                 value = self.add("aten.clone", (value,), {"memory_format": torch.contiguous_format})
             changed.append((alias, value))
-        self._check_separable(alias)
+        descent.check_separable(alias)
         home.version += 1
         for root in home.roots:  # others are not touched by it
             root.version = home.version
         for written, new in changed:
             written.value, written.version = new, home.version
-
-    def _check_separable(self, alias: Alias) -> None:
-        """Each element has one place, or a write to one would be a write to others."""
-        if not separable(alias.sizes, alias.strides) and 0 not in alias.sizes:
-            raise Refused("mutation", "a write to elements that overlap")
-
-    def _undo(self, alias: Alias, value: Value) -> Value:
-        """The parent's new value after the alias became `value`."""
-        parent = alias.parent
-        assert parent is not None
-        base = self.read(parent)
-        copied = COPIES.get(alias.op)
-        if copied is not None:
-            return self.add(copied, (value, *undo_arguments(alias)), {})
-        row = OPS.get(alias.op)
-        if alias.op == "aten.as_strided" or row is None or row.undo is None:
-            return self._undo_strided(alias, base, value)
-        op, args = row.undo(base, value, *alias.args)
-        return self.add(op, args, {})
-
-    def _undo_strided(self, alias: Alias, base: Value, value: Value) -> Value:
-        """By where the elements lie in memory, if the base's value lies as the real one does."""
-        parent = alias.parent
-        assert parent is not None
-        if base.strides != parent.strides or alias.dtype != parent.dtype:
-            raise Refused("mutation", f"a write through {alias.op}")
-        flat = self._contiguous(base)
-        place = (alias.sizes, alias.strides, alias.offset - parent.offset)
-        new = self.add("aten.as_strided_scatter", (flat, value, *place), {})
-        order = dense(base.sizes, base.strides)
-        if flat is base or order is None:
-            return new
-        undone = OPS["aten.permute"].undo
-        assert undone is not None
-        op, args = undone(base, new, order)
-        return self.add(op, args, {})
 
     # --- nodes ---
 
@@ -463,24 +352,8 @@ class Storages:
         self.define(tensor, self.node(op, args, kwargs, [meta]).out, meta=meta)
 
 
-# Views without a row are recorded as copies; the second column undoes one.
-COPIES = {
-    "aten.view_copy.dtype": "aten.view_copy.dtype",
-    "aten.view_as_real_copy": "aten.view_as_complex_copy",
-    "aten.view_as_complex_copy": "aten.view_as_real_copy",
-    "aten.conj_physical": "aten.conj_physical",
-    "aten.neg": "aten.neg",
-}
-
-
 # What a tensor's lazy bits make of the values in its memory.
 LAZY = {CONJUGATED: "aten.conj_physical", NEGATED: "aten.neg"}
-
-
-def undo_arguments(alias: Alias) -> tuple[Arg, ...]:
-    """What the undoing copy needs: the parent's dtype, for a view of another dtype."""
-    assert alias.parent is not None
-    return (TORCH[alias.parent.dtype],) if alias.op == "aten.view_copy.dtype" else ()
 
 
 def check_type(tensor: torch.Tensor) -> None:
@@ -489,13 +362,3 @@ def check_type(tensor: torch.Tensor) -> None:
         raise Refused("tensor", f"a tensor of type {type(tensor).__name__}")
     if private.is_zero_tensor(tensor):
         raise Refused("tensor", "a tensor of zeros without memory")
-
-
-def _key(tensor: torch.Tensor) -> Key:
-    return (
-        tensor.dtype,
-        tensor.shape,
-        tensor.stride(),
-        int(tensor.storage_offset()),
-        lazy_bits(tensor),
-    )
