@@ -7,15 +7,18 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from tracejit.api import LEGAL, Options
 from tracejit.runtime import bundle, claims, errors, upkeep
 from tracejit.runtime.cache import ENTRIES, Kernel, StoredPlan, kernel_item, plan_item
 from tracejit.runtime.config import FLAGS
 from tracejit.runtime.kernel import Binary, KernelSource
 from tracejit.runtime.reasons import KINDS
+from tracejit.runtime.targets import BACKENDS
 from tracejit.runtime.version import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +76,21 @@ def test_reference_has_the_legal_values() -> None:
     for flag in FLAGS:
         row = next(line for line in rows.splitlines() if line.startswith(f"| `{flag.name}` |"))
         assert flag.legal in row
+
+
+def test_reference_has_the_options_of_compile() -> None:
+    listed = rows("Options of tracejit.compile")
+    assert list(listed) == [field.name for field in fields(Options)] == list(LEGAL)
+    for name, legal in LEGAL.items():
+        ours = [v for v in legal if v not in BACKENDS or "tracejit" in BACKENDS[v].__module__]
+        assert [repr(value) for value in ours] == re.findall(
+            r"`([^`]+)`", listed[name].partition(" | ")[0]
+        )
+
+
+def test_every_reason_is_given_somewhere() -> None:
+    texts = [path.read_text() for path in SOURCES if path.name != "reasons.py"]
+    assert [kind for kind in KINDS if not any(f'"{kind}"' in text for text in texts)] == []
 
 
 @pytest.mark.parametrize(
