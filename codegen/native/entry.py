@@ -15,18 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import (
-    I1,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Module,
-    Value,
-    const,
-    define,
-    named,
-)
+from tracejit.codegen.native.builder import Builder, Module, define
+from tracejit.codegen.native.types import I1, I32, I64, PTR, Value, const, named
 from tracejit.runtime.devices.native import TENSOR_ADDRESS
 
 SHARES = 4  # ranges a thread takes, about: the last ones even out what held others up

@@ -1,10 +1,39 @@
-"""Vectors among each other: squares transposed, all lanes combined."""
+"""Vectors lane by lane: constants, masks, squares transposed, lanes combined."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tracejit.codegen.native.builder import Builder, Value
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import Type, Value, const
+
+
+def lanes_const(type: Type, numbers: Sequence[bool | int | float]) -> Value:
+    """A vector constant, lane by lane."""
+    inside = ", ".join(str(const(type.scalar, n)) for n in numbers)
+    return Value(f"<{inside}>", type)
+
+
+def first_lanes(lanes: int, count: int) -> Value:
+    """True in the first `count` lanes."""
+    return lanes_const(Type("i1", lanes), [k < count for k in range(lanes)])
+
+
+def some_lanes(lanes: int, count: int) -> Value | None:
+    """The mask of the first `count` lanes; None for all."""
+    return first_lanes(lanes, count) if count < lanes else None
+
+
+def lanes_before(b: Builder, lanes: int, size: int, first: Value) -> Value:
+    """The lanes, from place `first` on, that come before `size`."""
+    return b.icmp("slt", iota(Type("i64", lanes)), b.splat(b.sub(size, first), lanes))
+
+
+def iota(type: Type, step: int = 1) -> Value:
+    """<0, step, 2·step, …>; 0 for a scalar."""
+    if not type.lanes:
+        return const(type, 0)
+    return lanes_const(type, [step * k for k in range(type.lanes)])
 
 
 def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as eager
 
-from tests.native.assembly import spilled
+from tests.executors import spilled
 from tracejit.codegen.native import matrix_unit
 from tracejit.codegen.native.attention import generate_attention
 from tracejit.codegen.native.attention_frame import tiling

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tracejit.ops  # noqa: F401  (registers the rows)
-from tests.native.assembly import spilled
+from tests.executors import spilled
 from tracejit.codegen.native.builder import Module
 from tracejit.codegen.native.microkernel import add_microkernel, tile_shape
 from tracejit.codegen.native.objects import compile_kernel, compile_text
