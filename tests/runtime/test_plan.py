@@ -46,14 +46,18 @@ def plus_one(x: torch.Tensor, out: torch.Tensor) -> None:
     out.copy_((x + 1).reshape(out.shape))
 
 
+def rendered(program: Program) -> tuple[str, dict[str, Any]]:
+    return render(program, {id(NEST): "plus_one"}, "a test")
+
+
 def loaded(program: Program) -> Plan:
-    text, manifest = render(program, {id(NEST): "plus_one"}, "a test")
+    text, manifest = rendered(program)
     return load(text, json.loads(json.dumps(manifest)), {"plus_one": plus_one})
 
 
 def test_text_is_readable() -> None:
     program = Program([slot("x", 4, 4)], [kernel("x", slot("v", 4, 4))], ["v"])
-    assert loaded(program).text == (
+    assert rendered(program)[0] == (
         "# a test\n"
         "def run(inputs):\n"
         "    (x,) = inputs\n"
@@ -70,10 +74,12 @@ def test_chain_reuses_memory_but_not_for_outputs(
 ) -> None:
     monkeypatch.setattr(memory, "KEPT", kept)
     steps = [kernel(f"v{i}", slot(f"v{i + 1}", 4, 4)) for i in range(5)]
-    plan = loaded(Program([slot("v0", 4, 4)], [*steps], ["v5"]))
+    program = Program([slot("v0", 4, 4)], [*steps], ["v5"])
+    text, manifest = rendered(program)
     # Two in turn, and one of its own for the output.
-    assert plan.text.count("empty_cpu(") == (1 if kept else 3)
-    assert len(plan.manifest["kept"]) == (2 if kept else 0)
+    assert text.count("empty_cpu(") == (1 if kept else 3)
+    assert len(manifest["kept"]) == (2 if kept else 0)
+    plan = loaded(program)
     x = torch.randn(4, 4)
     before = x.clone()
     (out,) = plan.run((x,))
