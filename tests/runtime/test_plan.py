@@ -28,7 +28,8 @@ from tracejit.fuse.program import (
     Slot,
 )
 from tracejit.ir.graph import Origin, contiguous_strides
-from tracejit.runtime.plan import Leave, Plan, load
+from tracejit.runtime.plan import Leave, Plan, apart, load
+from tracejit.runtime.reasons import Failure
 
 NEST = LoopNest("plus_one", (), (Buffer("x", "f32", 16), Buffer("out", "f32", 16, True)), ())
 HERE = Origin("/home/someone/model.py", 7, "forward", "layers.0")
@@ -193,7 +194,18 @@ def test_expected_number(number: float) -> None:
     assert plan.run((torch.tensor(number),)) == ()
     with pytest.raises(Leave) as caught:
         plan.run((torch.tensor(2.0),))
-    assert caught.value.reason.place == "model.py:7 in layers.0"
+    leave = caught.value
+    assert leave.reason.place == "model.py:7 in layers.0"
+    assert leave.failure == Failure(leave.reason.place, repr(number), "2.0", "data")
+    assert leave.decision == (0, 2.0) and f"is 2.0, recorded was {number!r}" in leave.reason.text
+
+
+def test_a_plan_that_is_left_for_no_number_says_what_is_so() -> None:
+    x = torch.zeros(4)
+    with pytest.raises(Leave) as caught:
+        apart((x,), (16,), (x[1:],), (12,))
+    text = "a tensor that is written lies in memory of another"
+    assert caught.value.failure == Failure("", "", text, "data") and caught.value.decision is None
 
 
 def test_zero_has_a_sign() -> None:
