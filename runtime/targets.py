@@ -34,10 +34,6 @@ def _none(text: str) -> Choice:
     return Choice(reason=Reason("backend", text))
 
 
-def _eager(device: str) -> Choice:
-    return _none("backend='eager' compiles nothing")
-
-
 def _native(device: str) -> Choice:
     if device != "cpu":
         return _none(f"native kernels run CPU tensors, not {device}")
@@ -54,10 +50,6 @@ def _interpret(device: str) -> Choice:
     if device != "cpu":
         return _none(f"the interpreter runs CPU tensors, not {device}")
     return Choice("interpret")
-
-
-def _reference(device: str) -> Choice:
-    return Choice("reference")
 
 
 def _triton(device: str) -> Choice:
@@ -82,8 +74,8 @@ BACKENDS: Mapping[str, Callable[[str], Choice]] = {
     "triton": _triton,
     "native": _native,
     "interpret": _interpret,
-    "reference": _reference,
-    "eager": _eager,
+    "reference": lambda device: Choice("reference"),
+    "eager": lambda device: _none("backend='eager' compiles nothing"),
 }
 
 

@@ -22,22 +22,12 @@ from __future__ import annotations
 from tracejit.codegen.native.attention_exp import DEGREES, exp2
 from tracejit.codegen.native.attention_frame import INFINITY, KEYS, Kernel, grain, up
 from tracejit.codegen.native.attention_tiles import across, greater, lane_sums, load_row, store_row
-from tracejit.codegen.native.builder import (
-    F32,
-    I8,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Value,
-    const,
-    define,
-    first_lanes,
-    named,
-)
+from tracejit.codegen.native.builder import Builder, define
 from tracejit.codegen.native.entry import Phase, add_body
+from tracejit.codegen.native.lanes import first_lanes
 from tracejit.codegen.native.places import at, parts, plus, times
 from tracejit.codegen.native.source import Work
+from tracejit.codegen.native.types import F32, I8, I32, I64, PTR, Value, const, named
 from tracejit.fuse.attention import Attention
 from tracejit.runtime.cpu import Level
 

@@ -7,21 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tracejit.codegen.native import words
-from tracejit.codegen.native.builder import (
-    F32,
-    I64,
-    PTR,
-    Builder,
-    Type,
-    Value,
-    const,
-    define,
-    first_lanes,
-    iota,
-    transposed,
-)
+from tracejit.codegen.native.builder import Builder, define
+from tracejit.codegen.native.lanes import first_lanes, iota, transposed
 from tracejit.codegen.native.microkernel import CHAIN
 from tracejit.codegen.native.places import at, parts, times
+from tracejit.codegen.native.types import F32, I64, PTR, Type, Value, const
 
 UNROLL = 4  # steps of a sum in a loop's body
 

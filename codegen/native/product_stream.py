@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from tracejit.codegen.native.builder import I64, Builder, Value, const, some_lanes
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.entry import Phase
+from tracejit.codegen.native.lanes import some_lanes
 from tracejit.codegen.native.places import parts
 from tracejit.codegen.native.product_epilogue import add_epilogue
 from tracejit.codegen.native.product_frame import (
@@ -24,6 +25,7 @@ from tracejit.codegen.native.product_frame import (
     make_side,
 )
 from tracejit.codegen.native.rows import digits
+from tracejit.codegen.native.types import I64, Value, const
 from tracejit.fuse.index import Axis
 from tracejit.fuse.product import Product, stride
 

@@ -22,7 +22,7 @@ from tracejit.runtime.devices.base import check_spans
 from tracejit.runtime.kernel import Binary
 from tracejit.runtime.targets import BACKENDS, Choice
 
-COMMAND = "cc -x c -std=gnu11 -O1 -shared -fPIC -fwrapv -ffp-contract=off - -lm -o".split()
+COMMAND = ["cc", "-x", "c", "-std=gnu11", "-O1", "-shared", "-fPIC", "-fwrapv", "-ffp-contract=off", "-", "-lm", "-o"]
 HEAD = r"""
 #include <stdbool.h>
 #include <stdint.h>
@@ -63,15 +63,9 @@ TO, FROM = (
     dict.fromkeys(MEMORY, "{}") | {dtype: f"{way}_{dtype}({{}})" for dtype in HALVES}
     for way in ("to", "from")
 )
-SIGNS = (
-    "add + sub - mul * div / idiv / imod % eq == ne != lt < le <= gt > ge >= shl << shr >> and & "
-    "or | xor ^"
-).split()
-ONE = (
-    "exp exp2 expm1 log log2 log10 log1p sqrt sin cos tan asin acos atan sinh cosh tanh asinh "
-    "acosh atanh erf erfc lgamma floor ceil trunc isnan signbit"
-).split()
-TWO = "fmod fmin fmax pow atan2 hypot copysign nextafter philox".split()
+SIGNS = ["add", "+", "sub", "-", "mul", "*", "div", "/", "idiv", "/", "imod", "%", "eq", "==", "ne", "!=", "lt", "<", "le", "<=", "gt", ">", "ge", ">=", "shl", "<<", "shr", ">>", "and", "&", "or", "|", "xor", "^"]
+ONE = ["exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "floor", "ceil", "trunc", "isnan", "signbit"]
+TWO = ["fmod", "fmin", "fmax", "pow", "atan2", "hypot", "copysign", "nextafter", "philox"]
 RULES = {
     **{word: f"{{0}} {sign} {{1}}" for word, sign in zip(SIGNS[::2], SIGNS[1::2], strict=True)},
     **{word: f"{word}({{0}})" for word in ONE},
