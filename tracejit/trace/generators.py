@@ -31,7 +31,7 @@ from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Storages
 
 METHODS = frozenset({"manual_seed", "get_state", "set_state"})  # that a plan repeats
-NEWEST = 16  # objects among which a state that was just made is looked for
+NEWEST = 32  # objects among which a state that was just made is looked for
 _SEEDS_ALL = frozenset(
     getattr(torch.random, name).__code__
     for name in ("manual_seed", "_manual_seed_impl")
