@@ -48,8 +48,7 @@ def _digest(code: CodeType) -> str:
 
 def function_meta(function: FunctionType) -> list[Any]:
     """What a guard compares of a user's function: its code, and how many defaults and which keyword
-    defaults.
-    """
+    defaults."""
     keywords = sorted(function.__kwdefaults__ or ())
     return [
         name_of(function),
@@ -61,8 +60,7 @@ def function_meta(function: FunctionType) -> list[Any]:
 
 def container_meta(value: Any) -> list[Any]:
     """Type and length of a sequence; type and keys, in order, of a dict; type and elements of a
-    set.
-    """
+    set."""
     kind = name_of(type(value))
     if isinstance(value, dict):
         keys = list(dict.keys(value))
@@ -177,8 +175,7 @@ PREDICATES: dict[str, Predicate] = {name: holds for name, (holds, _) in _ROWS.it
 
 def words(value: Any) -> str:
     """A value for a message: constants by value, tensors by metadata, other objects by type or
-    name.
-    """
+    name."""
     if value is MISSING:
         return "absent"
     if is_constant(value):

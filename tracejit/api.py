@@ -7,7 +7,7 @@ import copy
 import functools
 import importlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import MethodType
 from typing import Any, TypeVar, overload
 
@@ -21,8 +21,8 @@ from tracejit.runtime.targets import BACKENDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LEGAL: dict[str, tuple[Any, ...]] = {
-    "backend": tuple(BACKENDS),
+LEGAL: dict[str, Collection[Any]] = {
+    "backend": BACKENDS,
     "dynamic": (None, False),
     "numerics": ("eager", "fast"),
     "wait": (False, True),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tracejit.entry import Entry
-from tracejit.runtime import ambient, cache, forks, log, targets
+from tracejit.runtime import cache, forks, log, targets, tracers
 from tracejit.runtime.checker import Checker, Nobody
 from tracejit.runtime.config import config
 from tracejit.runtime.ending import MISS
@@ -98,7 +98,7 @@ class Dispatcher:
         if left is not None:
             self.branch(entries, first, left, over)
         for closely in (False, True):  # what is bound to the very objects of this call comes first
-            if closely and ambient.traced():
+            if closely and tracers.traced():
                 return self.for_now(OUTER, args, kwargs)
             for entry in entries:
                 check = entry.check
@@ -206,7 +206,7 @@ class Dispatcher:
     def for_now(self, reason: Reason, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run plainly a call that it is not our turn to compile: no fallback, under strict either.
         One that our own recorder sees is recorded with the call that it is part of."""
-        if not ambient.recording():
+        if not tracers.recording():
             self.note(self.placed(reason))
         return self.function(*args, **kwargs)
 
@@ -262,7 +262,7 @@ class Dispatcher:
     ) -> Any:
         """Record the call (under the lock), unless there are too many entries already."""
         if len(self.entries) >= MOST_ENTRIES or len(self.refused) >= MOST_ENTRIES:
-            return self.eagerly(self.too_many(args, kwargs), args, kwargs)
+            return self.eagerly(self.too_many(because), args, kwargs)
         if because is not None:
             log.say(log.CACHE, f"{self.name} is recorded again: {because}")
         from tracejit import firstcall
@@ -305,14 +305,13 @@ class Dispatcher:
         found = self.entries[-1].guards.values(self.function, args, kwargs)
         return found if isinstance(found, Failure) else None
 
-    def too_many(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason:
-        """Why the function is not compiled for yet another kind of call."""
+    def too_many(self, because: Failure | None) -> Reason:
+        """Why the function is not compiled for yet another kind of call, told of the first one."""
         if len(self.refused) >= MOST_ENTRIES:
             return Reason("entries", f"{MOST_ENTRIES} kinds of calls could not be captured")
-        failed = self.failed_guard(args, kwargs)
-        return Reason(
-            "entries", f"{MOST_ENTRIES} entries exist; in the newest this differs: {failed}"
-        )
+        text = f"{MOST_ENTRIES} entries exist; in the newest this differs: {because}"
+        told = (reason for reason in self.reasons if reason.kind == "entries")
+        return next(told, Reason("entries", text))
 
 
 def foreign_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason | None:

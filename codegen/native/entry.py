@@ -15,18 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import (
-    I1,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Module,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.builder import Builder, Module, define
+from tracejit.codegen.native.types import I1, I32, I64, PTR, Value, const
 from tracejit.runtime.devices.native import TENSOR_ADDRESS
 
 SHARES = 4  # ranges a thread takes, about: the last ones even out what held others up
@@ -170,6 +160,3 @@ def add_body(module: Module, name: str, names: Sequence[str], write: Callable[..
         write(b, pointers, begin, end)
 
     define(module, name, [*pointers, begin, end], body, body=True)
-
-
-__all__ = ["Phase", "Type", "add_body", "add_entry"]

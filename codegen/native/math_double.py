@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from tracejit.codegen.native.builder import Builder, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import (
     Writer,
     absolute,
@@ -24,6 +24,7 @@ from tracejit.codegen.native.math_registers import (
     copysign,
     polynomial,
 )
+from tracejit.codegen.native.types import Value, const
 
 # Words by the accuracy that SLEEF's name of the function tells, in tenths of an ulp.
 _SLEEF = {

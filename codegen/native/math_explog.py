@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 
-from tracejit.codegen.native.builder import I32, Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import (
     Writer,
     absolute,
@@ -28,6 +28,7 @@ from tracejit.codegen.native.math_registers import (
     in_halves,
     polynomial,
 )
+from tracejit.codegen.native.types import I32, Type, Value, const
 
 # Lowest power first.
 _EXP = (

@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tracejit.codegen.native.builder import F32, F64, I1, I32, I64, PTR, Builder, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import Writer, absolute, copysign, polynomial
+from tracejit.codegen.native.types import F32, F64, I1, I32, I64, PTR, Value, const
 
 LARGE = 131072.0  # from here on the three parts of π are too few
 _MAGIC = 12582912.0  # 1.5·2²³: a number added to it is rounded to whole, and stands in the low bits

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracejit.codegen.native.builder import Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import Type, Value, const
 from tracejit.runtime.philox import INCREMENTS, MULTIPLIERS, ROUNDS, WORD
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tracejit.codegen.native import words
-from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, transposed
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import transposed
 from tracejit.codegen.native.rows import Place, Rows, digits, maybe, pieces
 from tracejit.codegen.native.strategy import TILE, Strategy
+from tracejit.codegen.native.types import I64, Type, Value, const
 from tracejit.fuse.index import Axis
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.scalar import Scalar

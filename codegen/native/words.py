@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tracejit.codegen.native import math
-from tracejit.codegen.native.builder import I1, Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import I1, Type, Value, const
 from tracejit.fuse.scalar import NoRule
 from tracejit.ir.dtypes import FLOATS, HALVES, INTS
 

@@ -26,10 +26,11 @@ from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import conclude, modules, namespaces, purity
+from tracejit.trace import conclude, modules, namespaces, purity, young
 from tracejit.trace.changes import Change
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
+from tracejit.trace.frames import outward
 from tracejit.trace.generators import METHODS
 from tracejit.trace.kinds import steps_into
 from tracejit.trace.plans import (
@@ -87,18 +88,24 @@ class Observer:
         self.root = tree.add(found, fn)
         if isinstance(fn, FunctionType):
             self.reach.functions[id(fn.__code__)] = [(fn, self.root)]
-        elif isinstance(fn, (MethodType, functools.partial)):
-            for step in steps_into(fn):
-                value = STEPS[step](fn, None)
-                held = self.reach.child(self.root, step, None, value)
-                if step in ("partialargs", "partialkeywords"):
-                    self.items(held, enumerate(value) if step == "partialargs" else value.items())
+        self.parts(self.root, fn)
         top = tree.add(Node(-1, "args", None, "length", len(args)), args)
         self.items(top, enumerate(args))
         ordered = _collects_keywords(fn)
         names = list(kwargs) if ordered else sorted(kwargs)
         top = tree.add(Node(-1, "kwargs", None, "kwargs", [ordered, names]), kwargs)
         self.items(top, ((name, kwargs[name]) for name in names))
+
+    def parts(self, node: int, fn: Any) -> None:
+        """Nodes for what a method or partial, or one in it, is made of."""
+        if not isinstance(fn, (MethodType, functools.partial)):
+            return
+        for step in steps_into(fn):
+            value = STEPS[step](fn, None)
+            held = self.reach.child(node, step, None, value)
+            if step in ("partialargs", "partialkeywords"):
+                self.items(held, enumerate(value) if step == "partialargs" else value.items())
+            self.parts(held, value)
 
     def items(self, node: int, pairs: Iterable[tuple[Any, Any]]) -> None:
         """What a container of arguments holds."""
@@ -122,7 +129,7 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         if sys.getprofile() == self.hook:
             sys.setprofile(self.previous)
-        self.young = set(map(id, gc.get_objects(generation=0)))
+        self.young = young.ids()
         if self.collecting:
             gc.enable()
         if error[0] is not None:
@@ -346,10 +353,8 @@ class Observer:
 
 def _asked_by(frame: FrameType) -> str:
     """The origin of the code on whose behalf a function of the standard library runs."""
-    caller = frame.f_back
-    while caller is not None and plan_of(caller.f_code).computes:
-        caller = caller.f_back
-    return plan_of(caller.f_code).origin if caller is not None else OWN
+    callers = (plan_of(each.f_code) for each in outward(frame.f_back))
+    return next((plan.origin for plan in callers if not plan.computes), OWN)
 
 
 def _in_setattr(frame: FrameType) -> bool:
@@ -368,11 +373,11 @@ def _collects_keywords(fn: Any) -> bool:
 def _place(frame: FrameType | None) -> str:
     """file:line of the nearest frame of the user's, else of a library's."""
     first = ""
-    while frame is not None:
-        origin = origin_of_code(frame.f_code)
+    for each in outward(frame):
+        origin = origin_of_code(each.f_code)
+        place = f"{each.f_code.co_filename}:{each.f_lineno}"
         if origin == USER:
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            return place
         if origin == LIBRARY and not first:
-            first = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
+            first = place
     return first

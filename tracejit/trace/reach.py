@@ -36,7 +36,7 @@ from tracejit.trace.kinds import (
 )
 from tracejit.trace.plans import Plan
 from tracejit.trace.reads import passes_on
-from tracejit.trace.tree import CONTAINERS, Tree
+from tracejit.trace.tree import CONTAINERS, Tree, is_array_function
 
 TOLD = frozenset(("__name__", "__qualname__", "__doc__", "__module__"))  # by a function or class
 HIDDEN = frozenset(("__dict__", "__weakref__"))  # in every class
@@ -63,7 +63,6 @@ class Reach:
         self.functions: dict[int, list[tuple[FunctionType, int]]] = {}  # by id of the code
         # Functions of libraries that globals hold, by id of the code: the globals' node, the name.
         self.library: dict[int, tuple[int, str, FunctionType]] = {}
-        self.expanded: set[int] = set()
         self.classes: dict[int, dict[tuple[type, bool], tuple[str, ...]]] = {}  # by id of the plan
         self.problem: tuple[str, str] | None = None  # (kind, words): what no guard describes
 
@@ -181,14 +180,16 @@ class Reach:
         reads = plan.reads
         if reads is None or not (reads.stores or reads.computed_store):
             return
-        if type(value) in CONTAINERS:
-            return  # they have no attributes
+        if type(value) in CONTAINERS or isinstance(value, (MethodType, types.BuiltinFunctionType)):
+            return  # they have no attributes of their own
         if isinstance(value, ModuleType):
             owned = namespaces.origin_of(value) != CORE
         else:
             owned = not isinstance(value, type) or is_user_code(value)
-        if owned and not isinstance(value, (MethodType, types.BuiltinFunctionType)):
-            self.effects.watch(value, node, reads, plan.code)
+        for name in reads.stores if owned else ():
+            self.effects.watch_name(value, node, name, plan.code, name in reads.counts)
+        if owned and reads.computed_store:
+            self.effects.watch_whole(value, node, plan.code)
 
     def called_elsewhere(self, plan: Plan, name: Any, value: Any) -> None:
         """A function in C that does more than compute must not be called by C, which nobody sees:
@@ -275,6 +276,8 @@ class Reach:
         reads = plan.reads
         assert reads is not None
         home = type(value).__module__
+        if is_array_function(value):
+            return
         if home.startswith("numpy"):
             why = "impure" if home.startswith("numpy.random") else "unguardable"
             self.refuse(why, f"reads a {home}.{type(value).__name__}")
@@ -291,7 +294,9 @@ class Reach:
         if reads.counts:  # of what is no whole number, adding to it is a read
             names |= {n for n in reads.counts if type(held_by(value, n)) is not int}
         for name in sorted(attributes.keys() & names):
-            if name not in TABLES.values() or name in plan.loads:
+            if name in TABLES.values() and name not in plan.loads:
+                continue
+            if not self.effects.has_set(value, name, attributes[name]):
                 self.step(plan, node, "attr", name, attributes[name], depth)
         if computed and node >= 0:
             self.tree.child(node, "dict", None, attributes)
@@ -381,22 +386,3 @@ class Reach:
                 self.child(node, step, name, found)
             value = found if found is not MISSING else static(type(value), name)
         return value
-
-    def function(self, function: FunctionType, node: int, plan: Plan) -> None:
-        """What a function that runs holds: closure cells and defaults."""
-        if node in self.expanded:
-            return
-        self.expanded.add(node)
-        user = is_user_code(function)
-        for name in function.__code__.co_freevars:
-            found = STEPS["cell"](function, name)
-            if plan.reads is not None and name in plan.reads.counts and type(found) is int:
-                continue
-            if name != "__class__" and found is not MISSING and (user or not is_constant(found)):
-                self.step(plan, node, "cell", name, found, 0)
-        if not user:
-            return  # its defaults are covered by version
-        for position, found in enumerate(function.__defaults__ or ()):
-            self.step(plan, node, "default", position, found, 0)
-        for name, found in (function.__kwdefaults__ or {}).items():
-            self.step(plan, node, "kwdefault", name, found, 0)
