@@ -394,7 +394,6 @@ class Evaluator:
             return
         value = b.splat(value, self.lanes)
         valid = self._valid(mask)
-        if place.lanes is None and place.stride == 1:
-            b.masked_store(value, b.gep(pointer, element, place.base), valid)
-            return
-        b.masked_store(value, self._addresses(pointer, place, element), valid)
+        near = place.lanes is None and place.stride == 1
+        one = b.gep(pointer, element, place.base) if near else None
+        b.masked_store(value, one or self._addresses(pointer, place, element), valid)
