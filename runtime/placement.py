@@ -32,7 +32,9 @@ def placement(guards: GuardSet, values: list[Any], walked: set[int]) -> list[str
             and node.step == "item"
         ):
             places.append("walk")
-        elif _top(guards, places, index) and _weakly_held(values[index], node.check):
+        elif node.step == "ref" or (
+            _top(guards, places, index) and _weakly_held(values[index], node.check)
+        ):
             places.append("weak")
         else:
             places.append("bound")

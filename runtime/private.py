@@ -96,6 +96,8 @@ SYMBOLS: dict[str, str] = {
     "torch._neg_view": "calls with lazily negated inputs or results cannot be compiled",
     # torch.compile(backend="tracejit")
     "torch._dynamo.backends.common.aot_autograd": 'torch.compile(backend="tracejit") fails',
+    "torch._dynamo.eval_frame._TorchDynamoContext.__call__":
+        "a program that calls what torch.compile returned fails in the call that is recorded",
     "torch._dynamo.exc.TorchDynamoException": "Dynamo's parts cannot talk through our backend",
     # C++ functions of torch's library, which native kernels call
     "libtorch_cpu:_ZN2at18in_parallel_regionEv": "native kernels cannot be loaded",
@@ -253,6 +255,13 @@ def without_modes() -> Any:
     found = at("torch.utils._python_dispatch._disable_current_modes")
     return found() if found is not None else contextlib.nullcontext()
 
+
+def is_dynamos(code: types.CodeType) -> bool:
+    """Whether code is that of the functions which torch.compile returns."""
+    return code.co_name == "compile_wrapper" and code.co_filename.startswith(_DYNAMO)
+
+
+_DYNAMO = torch.__file__.replace("__init__.py", "_dynamo")
 
 # --- ops ---
 

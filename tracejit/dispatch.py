@@ -262,7 +262,7 @@ class Dispatcher:
     ) -> Any:
         """Record the call (under the lock), unless there are too many entries already."""
         if len(self.entries) >= MOST_ENTRIES or len(self.refused) >= MOST_ENTRIES:
-            return self.eagerly(self.too_many(args, kwargs), args, kwargs)
+            return self.eagerly(self.too_many(because), args, kwargs)
         if because is not None:
             log.say(log.CACHE, f"{self.name} is recorded again: {because}")
         from tracejit import firstcall
@@ -305,14 +305,13 @@ class Dispatcher:
         found = self.entries[-1].guards.values(self.function, args, kwargs)
         return found if isinstance(found, Failure) else None
 
-    def too_many(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason:
-        """Why the function is not compiled for yet another kind of call."""
+    def too_many(self, because: Failure | None) -> Reason:
+        """Why the function is not compiled for yet another kind of call, told of the first one."""
         if len(self.refused) >= MOST_ENTRIES:
             return Reason("entries", f"{MOST_ENTRIES} kinds of calls could not be captured")
-        failed = self.failed_guard(args, kwargs)
-        return Reason(
-            "entries", f"{MOST_ENTRIES} entries exist; in the newest this differs: {failed}"
-        )
+        text = f"{MOST_ENTRIES} entries exist; in the newest this differs: {because}"
+        told = (reason for reason in self.reasons if reason.kind == "entries")
+        return next(told, Reason("entries", text))
 
 
 def foreign_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason | None:

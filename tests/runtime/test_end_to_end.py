@@ -104,8 +104,18 @@ def test_entries_are_limited() -> None:
         x = torch.randn(2, size)
         torch.testing.assert_close(f(x), softmax(x))
     assert len(entries(f)) == MOST_ENTRIES
-    assert [r.kind for r in dispatcher_of(f).reasons] == ["entries"] * len(dispatcher_of(f).reasons)
+    (reason,) = dispatcher_of(f).reasons  # told once
+    assert reason.kind == "entries" and "x.size(1) was 8, is 9" in reason.text
     assert f"{MOST_ENTRIES} entries exist" in str(tracejit.explain(f))
+
+
+def test_entries_by_data_are_limited() -> None:
+    f = compiled(lambda x: x[x > 0].sum() * 2)
+    for size in range(1, MOST_ENTRIES + 4):
+        x = torch.arange(20.0) + size - 20
+        torch.testing.assert_close(f(x), x[x > 0].sum() * 2)
+    reasons = [r.text for r in dispatcher_of(f).reasons if r.kind == "entries"]
+    assert len(reasons) == 1 and "None" not in reasons[0]
 
 
 def test_background_compilation() -> None:

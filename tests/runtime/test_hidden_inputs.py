@@ -28,6 +28,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -436,3 +437,27 @@ def test_results_that_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     remembering.cache_clear()
     assert g(X).equal(X * 6) and g(X).equal(X * 6)
     assert {reason.kind for reason in tracejit.api.dispatcher_of(g).reasons} == {"unguardable"}
+
+
+FOLDS = {"whole": np.sum, "pairs": np.add}
+ODD = np.frompyfunc(lambda number: number + 3, 1, 1)
+
+
+def test_functions_of_numpy() -> None:
+    """They compute; which one it is is guarded. One made of a user's function is not known."""
+
+    def f(x: Any) -> Any:
+        pair = FOLDS["pairs"](1.0, np.sqrt(4.0))
+        return x * float(FOLDS["whole"](x.shape)) + float(np.prod(x.shape)) + float(pair)
+
+    g = tracejit.compile(f, backend=BACKEND, wait=True)
+    assert all(g(X).equal(f(X)) for _ in range(3)) and not tracejit.api.dispatcher_of(g).reasons
+    try:
+        FOLDS["pairs"], FOLDS["whole"] = np.multiply, np.max
+        assert g(X).equal(f(X))
+    finally:
+        FOLDS["pairs"], FOLDS["whole"] = np.add, np.sum
+    assert g(X).equal(f(X))
+    odd = tracejit.compile(lambda x: x * ODD(1), backend=BACKEND, wait=True)
+    assert all(odd(X).equal(X * 4) for _ in range(2))
+    assert [reason.kind for reason in tracejit.api.dispatcher_of(odd).reasons] == ["unguardable"]

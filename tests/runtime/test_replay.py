@@ -218,3 +218,37 @@ def test_a_failed_plan_changes_nothing(fresh_cache: Any) -> None:
     with pytest.raises(IndexError):
         compiled(m, x, torch.tensor([7]))
     assert m.box.steps == 4 and m.box.last.tolist() == [1.0]
+
+
+def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
+    def inner(self: Any, x: Any) -> Any:
+        was = self.training
+        self.eval()
+        found = method(self, x)
+        self.train(was)
+        return found
+
+    return inner
+
+
+class Sampler(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Dropout(0.5), nn.ReLU())
+
+    @evaluated
+    def sample(self, x: Any) -> Any:
+        return self.net(x)
+
+
+def test_a_mode_that_is_set_and_set_back(fresh_cache: Any) -> None:
+    """What the layers read was set by the call: what they were before is guarded, not that."""
+    net, x = Sampler(), torch.tensor([1.0, -1.0])
+    sample = tracejit.compile(net.sample, backend=BACKEND, wait=True)
+    for _ in range(3):
+        assert sample(x).equal(x.relu()) and net.net[0].training
+    assert len(dispatcher_of(sample).entries) == 1
+    for _ in range(2):
+        net.net[0].eval()
+        assert sample(x).equal(x.relu()) and net.net[0].training
+    assert len(dispatcher_of(sample).entries) == 2

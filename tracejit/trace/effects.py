@@ -59,6 +59,14 @@ class Effects:
         watch.counted = watch.counted and counted
         return watch
 
+    def has_set(self, value: Any, name: str, now: Any) -> bool:
+        """Whether the call itself gave an attribute the constant it has now, so that no guard need
+        ask for it."""
+        watch = self.seen.get((id(value), name))
+        if watch is None or not (is_constant(watch.before) and is_constant(now)):
+            return False
+        return differs(watch.before, now)
+
     def watch_name(
         self, value: Any, node: int, name: str, code: CodeType, counted: bool = False
     ) -> None:

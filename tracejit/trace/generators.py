@@ -12,7 +12,6 @@ A state that changed between two such calls was changed by something not seen (a
 from __future__ import annotations
 
 import dis
-import gc
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -26,12 +25,13 @@ from tracejit.ir.graph import Arg, Rng
 from tracejit.runtime import private
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.private import generator_key as key
+from tracejit.trace import young
 from tracejit.trace.frames import before, named, outward
 from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Storages
 
 METHODS = frozenset({"manual_seed", "get_state", "set_state"})  # that a plan repeats
-NEWEST = 16  # objects among which a state that was just made is looked for
+NEWEST = 32  # objects among which a state that was just made is looked for
 _SEEDS_ALL = frozenset(
     getattr(torch.random, name).__code__
     for name in ("manual_seed", "_manual_seed_impl")
@@ -256,8 +256,8 @@ def _default_device(generator: torch.Generator) -> str:
 def _newest(generator: torch.Generator) -> torch.Tensor:
     """The state that a generator's method has just made: the newest tensor. Raises Refused."""
     state = generator.get_state()
-    for item in reversed(gc.get_objects(generation=0)[-NEWEST:]):
-        if type(item) is torch.Tensor and item is not state:
+    for item in reversed(young.newest(NEWEST, torch.Tensor)):
+        if item is not state:
             if item.dtype == state.dtype and item.shape == state.shape and torch.equal(item, state):
                 return item
             break

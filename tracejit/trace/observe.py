@@ -26,7 +26,7 @@ from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS
 from tracejit.runtime.reasons import Reason
-from tracejit.trace import conclude, modules, namespaces, purity
+from tracejit.trace import conclude, modules, namespaces, purity, young
 from tracejit.trace.changes import Change
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
@@ -88,18 +88,24 @@ class Observer:
         self.root = tree.add(found, fn)
         if isinstance(fn, FunctionType):
             self.reach.functions[id(fn.__code__)] = [(fn, self.root)]
-        elif isinstance(fn, (MethodType, functools.partial)):
-            for step in steps_into(fn):
-                value = STEPS[step](fn, None)
-                held = self.reach.child(self.root, step, None, value)
-                if step in ("partialargs", "partialkeywords"):
-                    self.items(held, enumerate(value) if step == "partialargs" else value.items())
+        self.parts(self.root, fn)
         top = tree.add(Node(-1, "args", None, "length", len(args)), args)
         self.items(top, enumerate(args))
         ordered = _collects_keywords(fn)
         names = list(kwargs) if ordered else sorted(kwargs)
         top = tree.add(Node(-1, "kwargs", None, "kwargs", [ordered, names]), kwargs)
         self.items(top, ((name, kwargs[name]) for name in names))
+
+    def parts(self, node: int, fn: Any) -> None:
+        """Nodes for what a method or partial, or one in it, is made of."""
+        if not isinstance(fn, (MethodType, functools.partial)):
+            return
+        for step in steps_into(fn):
+            value = STEPS[step](fn, None)
+            held = self.reach.child(node, step, None, value)
+            if step in ("partialargs", "partialkeywords"):
+                self.items(held, enumerate(value) if step == "partialargs" else value.items())
+            self.parts(held, value)
 
     def items(self, node: int, pairs: Iterable[tuple[Any, Any]]) -> None:
         """What a container of arguments holds."""
@@ -123,7 +129,7 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         if sys.getprofile() == self.hook:
             sys.setprofile(self.previous)
-        self.young = set(map(id, gc.get_objects(generation=0)))
+        self.young = young.ids()
         if self.collecting:
             gc.enable()
         if error[0] is not None:

@@ -156,8 +156,8 @@ def _judge_method(owner: Any, name: str) -> str | None:
         return None  # its value is guarded and compared by the observer
     if kind.__module__ == "torch._C":
         return None  # of run_backward, and methods of generators, the recorder decides
-    if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "dtype"):
-        return f"numpy.ndarray.{name}" if name in ("tofile", "dump") else None
+    if kind.__module__ == "numpy" and kind.__name__ in ("ndarray", "dtype", "ufunc"):
+        return f"numpy.{kind.__name__}.{name}" if name in ("tofile", "dump", "at") else None
     full = f"{kind.__module__}.{kind.__qualname__}.{name}"
     return None if full in PURE else full
 

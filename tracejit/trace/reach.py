@@ -36,7 +36,7 @@ from tracejit.trace.kinds import (
 )
 from tracejit.trace.plans import Plan
 from tracejit.trace.reads import passes_on
-from tracejit.trace.tree import CONTAINERS, Tree
+from tracejit.trace.tree import CONTAINERS, Tree, is_array_function
 
 TOLD = frozenset(("__name__", "__qualname__", "__doc__", "__module__"))  # by a function or class
 HIDDEN = frozenset(("__dict__", "__weakref__"))  # in every class
@@ -276,6 +276,8 @@ class Reach:
         reads = plan.reads
         assert reads is not None
         home = type(value).__module__
+        if is_array_function(value):
+            return
         if home.startswith("numpy"):
             why = "impure" if home.startswith("numpy.random") else "unguardable"
             self.refuse(why, f"reads a {home}.{type(value).__name__}")
@@ -292,7 +294,9 @@ class Reach:
         if reads.counts:  # of what is no whole number, adding to it is a read
             names |= {n for n in reads.counts if type(held_by(value, n)) is not int}
         for name in sorted(attributes.keys() & names):
-            if name not in TABLES.values() or name in plan.loads:
+            if name in TABLES.values() and name not in plan.loads:
+                continue
+            if not self.effects.has_set(value, name, attributes[name]):
                 self.step(plan, node, "attr", name, attributes[name], depth)
         if computed and node >= 0:
             self.tree.child(node, "dict", None, attributes)

@@ -80,6 +80,8 @@ def observed(
 class Recorder(private.TorchDispatchMode):
     """The state of one recording. `refused` is set once, and nothing is recorded after that."""
 
+    supports_higher_order_operators = True  # they are refused, and run
+
     def __init__(
         self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
     ) -> None:
@@ -108,6 +110,15 @@ class Recorder(private.TorchDispatchMode):
         """Give up recording; the first reason counts."""
         if self.refused is None:
             self.refused = Reason(why.kind, why.text, str(self.origins.here()))
+
+    def step_aside(self) -> bool:
+        """A function of torch.compile's is about to run: off the stack of modes, under which torch
+        does not compile. False if that may not be."""
+        self.refuse(Refused("op", "torch.compile compiles a function that it calls"))
+        alone = private.dispatch_modes() == 1
+        if alone:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # as in Watch
+        return alone
 
     def apart(self, work: Callable[..., None], *given: Any) -> None:
         """Work of ours between calls: what torch is asked meanwhile is not recorded."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime import private
-from tracejit.runtime.constants import MISSING, encode, is_constant, name_of
+from tracejit.runtime.constants import MISSING, encode, is_constant, name_of, named
 from tracejit.runtime.guards import Node
 from tracejit.runtime.origins import is_user_code
 from tracejit.runtime.paths import instance_dict
@@ -28,6 +28,7 @@ CONTAINERS = (list, tuple, dict, set, frozenset)
 _C_FUNCTIONS = (
     BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType,
 )  # fmt: skip
+_ARRAY_FUNCTIONS = frozenset(("ufunc", "_ArrayFunctionDispatcher"))  # their types' names in NumPy
 _SPELLED = frozenset((type(None), bool, int, str))  # constants that JSON spells as they are
 Edge = tuple[int, str, Any]
 
@@ -56,9 +57,15 @@ def predicate_of(value: Any) -> tuple[str, Any]:
         return "rng", str(value.device)
     if isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
         return "container", container_meta(value)
-    if isinstance(value, _C_FUNCTIONS):
+    if isinstance(value, _C_FUNCTIONS) or is_array_function(value):
         return "lib", name_of(value)
     return "type", name_of(type(value))
+
+
+def is_array_function(value: Any) -> bool:
+    """Whether it is a function of NumPy's, found under its own name: it computes, and holds
+    nothing."""
+    return type(value).__name__ in _ARRAY_FUNCTIONS and named(name_of(value)) is value
 
 
 class Tree:

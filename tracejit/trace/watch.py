@@ -70,7 +70,8 @@ class Watch(TorchFunctionMode):
         self.recorder = recorder
         self.waiting = False  # for the end of a generator's method
         self.plain = False
-        self.active = 0
+        self.active: list[tuple[FrameType, str]] = []  # calls under way, each with its caller
+        self.apart: FrameType | None = None  # of a call under way that is torch.compile's
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -113,7 +114,7 @@ class Watch(TorchFunctionMode):
                 self.recorder.apart(self.recorder.steps.listed, tensor)
         elif name in ASIDE or tensor is not None or getattr(torch, name, None) is function:
             self.__enter__()  # type: ignore[no-untyped-call]  # torch's has no types
-            self.active += 1
+            self.active.append((frame, name))
 
     def parameter(self, made: Any, frame: FrameType) -> None:
         """`nn.Parameter(data)` gave this."""
@@ -121,19 +122,35 @@ class Watch(TorchFunctionMode):
         if isinstance(made, torch.Tensor) and isinstance(data, torch.Tensor):
             self.recorder.apart(self.recorder.storages.adopt, made, data)
 
-    def returned(self, failed: bool = False) -> None:
-        """The watched call is over."""
+    def returned(self, name: str, frame: FrameType, failed: bool) -> None:
+        """A C function of a watched name is over, called by this frame."""
         if self.waiting:
             self.waiting = False
             self.recorder.apart(self.recorder.generators.returned, failed)
-        elif self.active:
-            self.active -= 1
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # nor this
+        elif self.active and self.active[-1] == (frame, name):
+            self.pop()
+
+    def pop(self) -> None:
+        """Off the stack of modes, once."""
+        self.active.pop()
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # nor this
+
+    def compiled(self, frame: FrameType) -> None:
+        """What torch.compile returned is called."""
+        if self.apart is None and self.recorder.step_aside():
+            self.apart = frame
+
+    def rejoin(self) -> None:
+        """That call is over."""
+        self.apart = None
+        self.recorder.__enter__()  # type: ignore[no-untyped-call]  # nor this
 
     def leave(self) -> None:
         """Off the stack of modes, also where the end of a call was not seen."""
         while self.active:
-            self.returned()
+            self.pop()
+        if self.apart is not None:
+            self.rejoin()
 
 
 @contextmanager
@@ -156,7 +173,11 @@ def watching(watch: Watch) -> Iterator[None]:
             and arg.__name__ in names
             and frame.f_code is not ours
         ):
-            watch.returned(event == "c_exception")
+            watch.returned(arg.__name__, frame, event == "c_exception")
+        elif event == "call" and private.is_dynamos(frame.f_code):
+            watch.compiled(frame)
+        elif event == "return" and frame is watch.apart:
+            watch.rejoin()
         elif event == "return" and frame.f_code is _PARAMETER and sys.getprofile() is hook:
             watch.parameter(arg, frame)
 
