@@ -170,7 +170,8 @@ class Reach:
         elif isinstance(value, REMEMBERING):
             if is_user_code(value.__wrapped__):  # cleared, it may give another result
                 name = value.__wrapped__.__qualname__
-                self.refuse("unguardable", f"{name} remembers results, which no guard describes")
+                text = f"{name} remembers results (functools.lru_cache), which no guard describes"
+                self.refuse("unguardable", text)
         elif not isinstance(value, ROUTINES) or (
             isinstance(value, FunctionType) and is_user_code(value)
         ):
