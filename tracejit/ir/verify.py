@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
-
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.execute import OWN, function
-from tracejit.ir.graph import Arg, Graph, Node, Rng, Value
+from tracejit.ir.graph import Arg, Graph, Node, Value, show_arg
 from tracejit.ir.rewrite import describe, metas_of
 from tracejit.ops.table import OPS, DataDependent
 from tracejit.runtime.private import schema_of
-
-# What an argument of an op may be, besides Values, symbolic sizes, and tuples of those.
-PLAIN = (
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    type(None),
-    torch.dtype,
-    torch.device,
-    torch.memory_format,
-    torch.layout,
-    Rng,
-)
 
 
 class VerifyError(Exception):
@@ -102,11 +85,10 @@ def _check_arguments(node: Node, place: str) -> None:
 
 
 def _check_type(arg: Arg, place: str) -> None:
-    if isinstance(arg, (tuple, list)):
-        for item in arg:
-            _check_type(item, place)
-    elif not (isinstance(arg, (Value, *PLAIN)) or hasattr(arg, "free_symbols")):
-        raise VerifyError(f"{place} has an argument of type {type(arg).__name__}")
+    try:
+        show_arg(arg)
+    except TypeError as error:
+        raise VerifyError(f"{place} has {error}") from error
 
 
 @cache
