@@ -72,11 +72,14 @@ def container_meta(value: Any) -> list[Any]:
     return [kind, len(value)]
 
 
+def is_container(value: Any) -> bool:
+    """Whether it is a list, tuple, dict, set or deque, or of a subclass."""
+    return isinstance(value, (list, tuple, dict, set, frozenset)) or hasattr(type(value), "popleft")
+
+
 def _container(value: Any, expected: Any, values: list[Any]) -> bool:
-    holds = isinstance(value, (list, tuple, dict, set, frozenset)) or hasattr(
-        type(value), "popleft"
-    )
-    return holds and name_of(type(value)) == expected[0] and container_meta(value) == expected
+    same_kind = is_container(value) and name_of(type(value)) == expected[0]
+    return same_kind and container_meta(value) == expected
 
 
 def _kwargs(value: Any, expected: Any, values: list[Any]) -> bool:

@@ -66,6 +66,9 @@ class Parts:
         if isinstance(function, MethodType):
             inner = self.of(function.__func__)
             return inner and functools.partial(inner, function.__self__)
+        if isinstance(function, functools.partial):
+            inner = self.of(function.func)
+            return inner and functools.partial(inner, *function.args, **function.keywords)
         if not isinstance(function, FunctionType):
             return None
         found = self.functions.get(function)

@@ -201,7 +201,7 @@ class First(Accumulator):
 
 
 def _not(b: Builder, x: Value) -> Value:
-    return b.binary("xor", x, const(x.type, 1))
+    return b.binary("xor", x, 1)
 
 
 class Scanner:

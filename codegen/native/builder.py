@@ -150,9 +150,9 @@ class Builder:
     def fneg(self, a: Value) -> Value:
         return self.let(a.type, f"fneg {a}")
 
-    def fma(self, a: Value, b: Value, c: Value) -> Value:
+    def fma(self, a: Value, b: Operand, c: Operand) -> Value:
         """a·b + c, rounded once."""
-        return self.intrinsic("llvm.fma", a.type, a, b, c)
+        return self.intrinsic("llvm.fma", a.type, a, _alike(a, b)[1], _alike(a, c)[1])
 
     def intrinsic(self, name: str, result: Type, *args: Value, suffix: str = "") -> Value:
         """A call of an overloaded intrinsic; its name ends with the result's type or `suffix`."""

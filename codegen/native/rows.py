@@ -93,11 +93,11 @@ class Rows:
         """The vectors of a block of the vector axis: whole ones in a loop, then what is left."""
         assert self.vector is not None
         size, lanes, step = self.vector.size, self.strategy.lanes, self.strategy.block
-        start = b.mul(block, const(I64, step))
+        start = b.mul(block, step)
         whole = size // lanes * lanes
         stop = const(I64, min(whole, step))
         if self.blocks > 1:
-            stop = b.intrinsic("llvm.smin", I64, b.add(start, const(I64, step)), const(I64, whole))
+            stop = b.intrinsic("llvm.smin", I64, b.add(start, step), const(I64, whole))
         cut: list[tuple[int, int, LoopNest | None]] = [(0, size, None)]
         if not self.nest.reduction:
             cut = [*parts(self.nest, self.vector, lanes)]
@@ -109,7 +109,7 @@ class Rows:
                     yield at, lanes, None, nest
         rest = size - whole
         if rest:
-            last = b.icmp("eq", block, const(I64, self.blocks - 1))
+            last = b.icmp("eq", block, self.blocks - 1)
             with maybe(b, last, self.blocks > 1):
                 for piece in pieces(whole, rest, lanes, self.strategy.narrow):
                     yield *piece, nest
@@ -213,7 +213,7 @@ class Walk:
         if not inner and not across and axis.size > FEW and self._folds:
             size = BLOCK if self.rows.wide else FEW
             with b.loop(start, stop, size, f"{axis}_block") as block:
-                end = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, size)), stop)
+                end = b.intrinsic("llvm.smin", I64, b.add(block, size), stop)
                 with b.loop(block, end, name=str(axis)) as value:
                     self._step({**at, axis: value}, self.main, {})
                 self._fold()
@@ -245,7 +245,7 @@ class Walk:
             self._whole(at, start, stop, whole // lanes)
         if size > whole:
             narrow = self.rows.strategy.narrow
-            last = b.icmp("eq", first[1], const(I64, size)) if first else Value("true", Type("i1"))
+            last = b.icmp("eq", first[1], size) if first else Value("true", Type("i1"))
             with maybe(b, last, first is not None):
                 for place, count, mask in pieces(whole, size - whole, lanes, narrow, apart=True):
                     change = {"lanes": count, "mask": mask}
@@ -257,7 +257,7 @@ class Walk:
         change = {"lanes": lanes, "mask": None}
         if steps > CASCADE and self._folds:
             with b.loop(start, stop, BLOCK * lanes, f"{vector}_block") as block:
-                end = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, BLOCK * lanes)), stop)
+                end = b.intrinsic("llvm.smin", I64, b.add(block, BLOCK * lanes), stop)
                 with b.loop(block, end, lanes, str(vector)) as place:
                     self._step({**at, vector: place}, self.main, change)
                 self._fold()
@@ -296,7 +296,7 @@ class Walk:
             self.buffers[scalar.key] = b.alloca(element.scalar, count, name="kept")
         column = here.place(self.rows.column).base
         if self.row_lanes:
-            column = b.mul(column, const(I64, self.row_lanes))
+            column = b.mul(column, self.row_lanes)
         return b.gep(self.buffers[scalar.key], element.scalar, column), element
 
     def _put(self, scalar: Scalar, here: Evaluator) -> None:

@@ -120,7 +120,7 @@ class Split:
                 spot.put(scalar, which, spot.total(scalar).parts())
         stride = self.strategy.stride
         with b.loop(*steps, stride, "step") as step:
-            stop = b.intrinsic("llvm.smin", I64, b.add(step, const(I64, stride)), steps[1])
+            stop = b.intrinsic("llvm.smin", I64, b.add(step, stride), steps[1])
             for spot in self._spots(b, pointers, row):
                 for scalar, parts in spot.walk(now, (step, stop)).items():
                     total = spot.total(scalar)
@@ -178,7 +178,7 @@ class Spot:
     def _offset(self, room: Room, which: Value) -> Value:
         """Bytes to the partial results of chunk `which`."""
         b = self.b
-        return b.add(b.mul(which, const(I64, room.each)), const(I64, room.partial))
+        return b.add(b.mul(which, room.each), room.partial)
 
     def put(self, scalar: Scalar, which: Value, parts: list[Value]) -> None:
         """Keep a chunk's partial results."""
@@ -193,7 +193,7 @@ class Spot:
     def combined(self, scalar: Scalar, final: bool) -> Value:
         """The reduction, from all chunks; kept unless it is the `final` pass that wants it."""
         total = self.total(scalar)
-        with self.b.loop(const(I64, 0), const(I64, self.split.chunks), name="chunk") as chunk:
+        with self.b.loop(0, self.split.chunks, name="chunk") as chunk:
             total.take(self.got(scalar, chunk))
         parts = total.parts()
         for room, part in zip(self.split.rooms[scalar.key], parts, strict=True):

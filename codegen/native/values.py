@@ -120,8 +120,8 @@ class Evaluator:
             index = place.arg
         else:
             at = self.known[place.key]
-            words = philox.block(b, b.binary("ashr", at, const(at.type, 2)), key)
-            return philox.chosen(b, words, b.binary("and", at, const(at.type, 3)))
+            words = philox.block(b, b.binary("ashr", at, 2), key)
+            return philox.chosen(b, words, b.binary("and", at, 3))
         step, first = self._step(index) if not key.type.lanes else (0, 0)
         if not step:
             number, words = index % 4, self._blocks(index // 4, key)
@@ -149,7 +149,7 @@ class Evaluator:
         if found is None:
             b = self.builder
             if step:
-                first = b.binary("ashr", self.place(index).base, const(I64, 2))
+                first = b.binary("ashr", self.place(index).base, 2)
                 wide = b.splat(first, self.lanes * step // 4)
                 counter = b.add(wide, iota(wide.type))
             else:
@@ -225,7 +225,7 @@ class Evaluator:
         wide = self._as_value(inner, Type("i64" if reach(atom.index) >= 1 << 31 else "i32"))
         found = self.builder.binary(op, wide, const(wide.type, atom.divisor))
         if whole and lift:
-            found = self.builder.sub(found, const(wide.type, lift))
+            found = self.builder.sub(found, lift)
         return Place(found, 0, found)
 
     def _together(self, atom: FloorDiv | Mod) -> bool:
@@ -360,7 +360,7 @@ class Evaluator:
     def _every_second(self, address: Value, element: Type) -> Value:
         """Elements 0, 2, 4, …: of two vectors of neighbours that end with the last."""
         b, wide = self.builder, Type(element.kind, self.lanes)
-        after = b.gep(address, element, const(I64, self.lanes - 1))
+        after = b.gep(address, element, self.lanes - 1)
         places = [2 * k if 2 * k < self.lanes else 2 * k + 1 for k in range(self.lanes)]
         return b.shuffle(b.load(address, wide), b.load(after, wide), places)
 
@@ -394,7 +394,6 @@ class Evaluator:
             return
         value = b.splat(value, self.lanes)
         valid = self._valid(mask)
-        if place.lanes is None and place.stride == 1:
-            b.masked_store(value, b.gep(pointer, element, place.base), valid)
-            return
-        b.masked_store(value, self._addresses(pointer, place, element), valid)
+        near = place.lanes is None and place.stride == 1
+        one = b.gep(pointer, element, place.base) if near else None
+        b.masked_store(value, one or self._addresses(pointer, place, element), valid)

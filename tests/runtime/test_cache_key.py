@@ -18,6 +18,7 @@ import torch
 import tracejit
 from tests.fire.common import as_new_process
 from tracejit.api import dispatcher_of
+from tracejit.codegen.native import providers
 from tracejit.runtime import cache, cpu, files
 from tracejit.runtime.cache import ENTRIES, Cache, Kernel, make_record, plan_key
 from tracejit.runtime.identity import code_digest, named_key
@@ -157,6 +158,16 @@ def test_the_content_of_plans_functions_and_records() -> None:
         assert len(set(found)) == len(found)
     codes = [compile(text, "f", "eval") for text in ("x + 1", "x + 2", "x - 1", "y + 1")]
     assert len({code_digest(code) for code in codes}) == len(codes)
+
+
+def test_what_was_measured_is_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = providers._machine(CPU)
+    assert providers._machine("native:avx2") != before
+    for owner, name, other in ((cpu, "host_name", "another"), (torch, "get_num_threads", 99)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda other=other: other)
+            assert providers._machine(CPU) != before
+    assert providers._machine(CPU) == before
 
 
 def test_variables_are_those_that_triton_lists(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import torch
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, USER, is_user_code
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
+from tracejit.runtime.predicates import is_container
 from tracejit.trace import modules, namespaces, purity
 from tracejit.trace.effects import Effects, held_by, step_of
 from tracejit.trace.kinds import (
@@ -161,7 +162,7 @@ class Reach:
             if (id(plan), id(value)) in self.whole:
                 names |= {n for b in value.__mro__ if is_user_code(b) for n in vars(b)} - HIDDEN
             self.class_attributes(plan, value, node, names, depth)
-        elif isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
+        elif is_container(value):
             self.container(plan, value, node, depth)
         elif steps := steps_into(value):
             for step in steps:
@@ -169,7 +170,8 @@ class Reach:
         elif isinstance(value, REMEMBERING):
             if is_user_code(value.__wrapped__):  # cleared, it may give another result
                 name = value.__wrapped__.__qualname__
-                self.refuse("unguardable", f"{name} remembers results, which no guard describes")
+                text = f"{name} remembers results (functools.lru_cache), which no guard describes"
+                self.refuse("unguardable", text)
         elif not isinstance(value, ROUTINES) or (
             isinstance(value, FunctionType) and is_user_code(value)
         ):
