@@ -77,7 +77,7 @@ ENTRIES: dict[str, Callable[[str, str], str]] = {
     "sources": lambda target, numerics: _checkout_state(),
     "torch": lambda target, numerics: "{__version__} {git_version}".format(**_torch_version()),
     "runtime": lambda target, numerics: "cuda {cuda} hip {hip}".format(**_torch_version()),
-    "triton": lambda target, numerics: _of(target, _triton_version, without="reference native"),
+    "triton": lambda target, numerics: _of(target, _triton_version, only="cuda hip interpret"),
     "variables": lambda target, numerics: _of(target, _triton_variables, only="cuda hip"),
     "llvm": lambda target, numerics: _of(target, cpu.llvm_version, only="native"),
     "python": lambda target, numerics: _python_version(),
@@ -99,10 +99,9 @@ def environment(target: str, numerics: str) -> dict[str, str]:
     return {name: now(target, numerics) for name, now in ENTRIES.items()}
 
 
-def _of(target: str, now: Callable[[], str], only: str = "", without: str = "") -> str:
+def _of(target: str, now: Callable[[], str], only: str) -> str:
     """What `now` gives, for targets of these kinds; "" for others, which it says nothing of."""
-    kind = target.partition(":")[0]
-    return now() if (not only or kind in only.split()) and kind not in without.split() else ""
+    return now() if target.partition(":")[0] in only.split() else ""
 
 
 def _triton_variables() -> str:
