@@ -40,7 +40,7 @@ def _network(name: str, **how: Any) -> Made:
     return model.eval(), (_features(), _edges())
 
 
-def _layer(name: str, *sizes: int, **how: Any) -> Made:
+def _layer(name: str, *sizes: Any, **how: Any) -> Made:
     """A layer by itself."""
     torch.manual_seed(0)
     model = getattr(_nn(), name)(*(sizes or (WIDTH, 8)), **how)
@@ -197,7 +197,7 @@ CASES = (
     _case("tag layer", _layer, "TAGConv"),
     _case("gated layer", _layer, "GatedGraphConv", WIDTH, 2),
     _case("gen layer", _layer, "GENConv"),
-    _case("mean layer", _layer, "SimpleConv", aggr="mean"),
+    _case("mean layer", _layer, "SimpleConv", "mean"),
     _case("graph classifier", _classifier),
     _case("edge features", _with_edge_features),
     _case("relations", _relations),
