@@ -18,11 +18,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tracejit.codegen.memory import makes, reads, refs, sharing
+from tracejit.codegen.memory import sharing
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.program import Alias, Program, Ref, RunExtern, RunKernel, Step
+from tracejit.fuse.program import (
+    Alias,
+    Program,
+    Ref,
+    RunExtern,
+    RunKernel,
+    Step,
+    makes,
+    reads,
+    refs_in,
+)
 from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.scalar import Load, in_order
+from tracejit.ir.graph import map_values
 
 # Library calls that overwrite elements of their first argument, and how they do so in place.
 OVERWRITING = {
@@ -140,7 +151,7 @@ class _Writes:
         accumulates = any(isinstance(a, bool) and a for a in others) or step.kwargs
         if op is None or first != Ref(target) or accumulates:
             return None
-        if any(self._is_old(name, target) for name in refs(others)):
+        if any(self._is_old(name, target) for name in refs_in(others)):
             return None
         return replace(step, op=op, outs=())
 
@@ -198,9 +209,7 @@ def _renamed(step: Step, value: str, target: str) -> Step:
     """The step reading the input instead of the value."""
 
     def new(tree: Any) -> Any:
-        if isinstance(tree, (tuple, list)):
-            return type(tree)(map(new, tree))
-        return Ref(target) if tree == Ref(value) else tree
+        return map_values(tree, lambda ref: Ref(target) if ref.name == value else ref, Ref)
 
     if isinstance(step, RunKernel):
         args = {b: target if name == value else name for b, name in step.args.items()}

@@ -9,21 +9,10 @@ costs more than a small kernel takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from tracejit.fuse.program import (
-    Alias,
-    CheckIndex,
-    Expect,
-    Program,
-    Ref,
-    RunExtern,
-    RunKernel,
-    Slot,
-    Step,
-)
+from tracejit.fuse.program import Alias, Program, RunExtern, RunKernel, Slot, makes, reads
 from tracejit.runtime import private
 from tracejit.runtime.externs import resolve
 
@@ -43,35 +32,6 @@ class MemoryPlan:
     groups: dict[str, str] = field(default_factory=dict)
     peak: int = 0  # bytes of the plan's own buffers alive at once, at most
     allocated: int = 0  # bytes asked of the allocator in one run
-
-
-def reads(step: Step) -> Iterator[str]:
-    """Variables that a step uses, those of its own results left out."""
-    if isinstance(step, RunKernel):
-        made = {slot.name for slot in step.outs}
-        yield from (name for name in step.args.values() if name not in made)
-    elif isinstance(step, RunExtern):
-        yield from refs((step.args, tuple(step.kwargs.values())))
-    elif isinstance(step, Alias):
-        yield step.base
-    elif isinstance(step, (Expect, CheckIndex)):
-        yield step.name
-
-
-def refs(tree: Any) -> Iterator[str]:
-    """Names of the tensor variables in an extern call's arguments."""
-    if isinstance(tree, Ref):
-        yield tree.name
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from refs(item)
-
-
-def makes(step: Step) -> tuple[Slot, ...]:
-    """The variables that a step defines."""
-    if isinstance(step, (RunKernel, RunExtern)):
-        return step.outs
-    return (step.out,) if isinstance(step, Alias) else ()
 
 
 def may_alias(op: str) -> bool:

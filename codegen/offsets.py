@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from tracejit.codegen.memory import makes
 from tracejit.fuse.loopnest import LoopNest
-from tracejit.fuse.program import Alias, Program, RunKernel, Slot, Step
+from tracejit.fuse.program import Alias, Program, RunKernel, Slot, Step, makes
 from tracejit.fuse.regroup import rewrite
 from tracejit.fuse.scalar import Load
 

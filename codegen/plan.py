@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from tracejit.codegen.memory import MemoryPlan, memory_plan, reads, results
+from tracejit.codegen.memory import MemoryPlan, memory_plan, results
 from tracejit.fuse.program import (
     Alias,
     CheckIndex,
@@ -35,6 +35,7 @@ from tracejit.fuse.program import (
     RunExtern,
     RunKernel,
     Slot,
+    reads,
 )
 from tracejit.ir.draws import KEYS
 from tracejit.ir.dtypes import NAME, TORCH
@@ -43,32 +44,12 @@ from tracejit.ir.graph import Origin, Rng
 from tracejit.runtime import hugepages, private
 from tracejit.runtime.constants import encode
 from tracejit.runtime.externs import resolve
+from tracejit.runtime.plan import HELPERS
 
 # Names that runtime.plan binds, beside kernels and library calls: a variable of that name gets
 # another one.
 RESERVED = frozenset(
-    {
-        "run",
-        "inputs",
-        "kept",
-        "take",
-        "give",
-        "view",
-        "laid_out",
-        "tensors",
-        "copied",
-        "copy_",
-        "apart",
-        "touched",
-        "on_huge_pages",
-        "expect",
-        "check_index",
-        "inf",
-        "nan",
-        "generator",
-        "generators",
-    }
-    | set(TORCH)
+    {"run", "inputs", "kept", "take", "give", "view", "generators", *HELPERS, *TORCH}
 )
 
 
@@ -120,7 +101,7 @@ def render(
         "constants": writer.names.constants,
         "allocators": writer.names.allocators,
         "kept": [[s.sizes, s.strides, s.dtype] for s in memory.kept.values()],
-        "variables": writer.variables(),
+        "variables": list(writer.spelled.values()),
         "decisions": writer.decisions,
         "draws": writer.draws_before_leaving(),
         "defaults": sorted(rng.device for rng in writer.rngs if rng.kind == "default"),
@@ -211,9 +192,6 @@ class _Writer:
         if name not in self.slots:
             raise ValueError(f"{name} is used before it is defined")
         return self.spelled[name]
-
-    def variables(self) -> list[str]:
-        return list(self.spelled.values())
 
     def comment(self, *origins: Origin) -> None:
         """The user's lines, unless they are those of the step before."""
@@ -317,14 +295,8 @@ class _Writer:
             return self.use(value.name)
         if isinstance(value, (tuple, list)):
             return f"[{', '.join(self.spell(v) for v in value)}]"
-        if value is None or isinstance(value, (bool, int, str)):
+        if value is None or isinstance(value, (bool, int, float, str)):
             return repr(value)
-        if isinstance(value, float):
-            return (
-                repr(value)
-                if math.isfinite(value)
-                else {"inf": "inf", "-inf": "-inf"}.get(str(value), "nan")
-            )
         if isinstance(value, complex) and math.isfinite(value.real) and math.isfinite(value.imag):
             return repr(value)
         if isinstance(value, torch.dtype):

@@ -22,8 +22,6 @@ from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
-import torch
-
 from tracejit.runtime import forks, log
 from tracejit.runtime.checktext import Text
 from tracejit.runtime.ending import INPUTS, MISS, Ending
@@ -32,7 +30,6 @@ from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import Failure
 
 Function = Callable[[tuple[Any, ...], dict[str, Any]], Any]
-Inputs = tuple[torch.Tensor, ...]
 MOST_CHURN = 2  # changes of one object's identity after which it is walked
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "<guards>")  # it is code of ours
 CHURNING = frozenset(("type", "container", "rng"))  # checks of objects that can be walked
@@ -86,17 +83,9 @@ class Checker:
         self.lock = forks.Lock()
         _live.add(self)
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
-        """What the ending gives, the inputs of the program; None if a guard does not hold."""
-        found = self.fast(args, kwargs)
-        if found is MISS:
-            found = self.closely(args, kwargs)
-        return None if found is MISS else found
-
     def closely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the ending gives for a call that `fast` is not bound to: try the other bindings,
-        then evaluate guard by guard and bind anew. MISS if a guard does not hold.
-        """
+        then evaluate guard by guard and bind anew. MISS if a guard does not hold."""
         for binding in self.bindings:
             if binding.function is not self.fast:
                 found = binding.function(args, kwargs)
@@ -150,8 +139,7 @@ class Checker:
 
     def notice_churn(self, values: list[Any]) -> None:
         """Count the objects that are others than in the last binding; walk those that change again
-        and again.
-        """
+        and again."""
         if not self.bindings:
             return
         for index, old in enumerate(self.bindings[0].values):
@@ -182,8 +170,7 @@ _live: weakref.WeakSet[Checker] = weakref.WeakSet()
 
 def _before_collection(phase: str, info: dict[str, int]) -> None:
     """Before a full collection drop what the checks hold, so that models in reference cycles can be
-    collected.
-    """
+    collected."""
     if phase == "start" and info["generation"] == 2:
         for checker in list(_live):
             checker.drop()

@@ -235,8 +235,7 @@ class Text(Reads):
 
     def determined(self, index: int) -> bool:
         """Whether a bound parent already fixes this value: elements of tuples, parts of methods,
-        defaults.
-        """
+        defaults."""
         node = self.guards.nodes[index]
         if node.parent < 0 or self.place[node.parent] not in ("bound", "weak"):
             return False

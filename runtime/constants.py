@@ -165,8 +165,7 @@ def name_of(value: Any) -> str:
 
 def named(name: str) -> Any:
     """What `module:qualname` names in this process, MISSING if the module is not loaded or has no
-    such name.
-    """
+    such name."""
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module, MISSING)
     return functools.reduce(lambda at, part: getattr(at, part, MISSING), path.split("."), found)

@@ -21,8 +21,9 @@ from tracejit.runtime.constants import MISSING
 from tracejit.runtime.paths import STEPS, print_step
 from tracejit.runtime.predicates import PREDICATES, explain
 from tracejit.runtime.reasons import Failure
+from tracejit.runtime.version import FORMATS
 
-VERSION = 3
+VERSION = FORMATS["guards"]
 OBJECTS = frozenset(
     ("type", "is", "container", "function", "class", "any", "rng")
 )  # of these checks
@@ -53,8 +54,7 @@ class Guard:
 @dataclass(eq=False)
 class GuardSet:
     """All that must hold for a recorded program to stand for a call, and where the program's inputs
-    are found.
-    """
+    are found."""
 
     nodes: list[Node]
     input_nodes: list[int]  # the nodes of the program's inputs, in order
@@ -218,8 +218,7 @@ class GuardSet:
     @staticmethod
     def from_json(data: dict[str, Any]) -> GuardSet:
         """The set that `to_json` described. Raises KeyError, TypeError or ValueError for anything
-        else.
-        """
+        else."""
         if data["version"] != VERSION:
             raise ValueError(f"guards of version {data['version']}")
         nodes = [Node(*fields) for fields in data["nodes"]]
@@ -249,6 +248,5 @@ def parameter_names(fn: Any) -> list[str]:
 
 def package_version(name: str) -> str:
     """The version that an imported top-level package states; empty if it states none or is not
-    loaded.
-    """
+    loaded."""
     return str(getattr(sys.modules.get(name), "__version__", ""))

@@ -84,8 +84,7 @@ class Binary:
     @staticmethod
     def from_json(data: dict[str, Any], code: bytes, assembly: str = "") -> Binary:
         """The Binary that `to_json` described, with its machine code (and assembly, where it was
-        kept).
-        """
+        kept)."""
         fields = dict(data)
         compiled = fields.pop("compiled", None)
         if compiled is not None:

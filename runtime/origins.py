@@ -44,8 +44,7 @@ def origin_of_file(filename: str) -> str:
 
 def package_of_file(filename: str) -> str:
     """The top-level package of a file that was installed; empty elsewhere or if it states no
-    version.
-    """
+    version."""
     name = _installed(filename)
     return name if getattr(sys.modules.get(name), "__version__", "") else ""
 
@@ -92,8 +91,7 @@ def origin_of_code(code: CodeType) -> str:
 
 def is_user_code(value: Any) -> bool:
     """Whether a function or class was written outside torch, the standard library and installed
-    packages.
-    """
+    packages."""
     code = getattr(value, "__code__", None)
     if isinstance(code, CodeType):
         return origin_of_code(code) == USER

@@ -27,8 +27,7 @@ TABLES = {"module": "_modules", "param": "_parameters", "buffer": "_buffers"}
 
 def instance_dict(value: Any) -> dict[str, Any]:
     """The `__dict__` of an object, past any `__getattribute__` of its class; an empty one if it has
-    none.
-    """
+    none."""
     try:
         found = _own_dict(value, "__dict__")
     except AttributeError:
@@ -38,8 +37,7 @@ def instance_dict(value: Any) -> dict[str, Any]:
 
 def static(kind: type, name: str) -> Any:
     """What the classes of `kind`'s method resolution order hold under `name`, as it is stored
-    there.
-    """
+    there."""
     for base in type.mro(kind) if kind is type else kind.__mro__:
         found = base.__dict__.get(name, MISSING)
         if found is not MISSING:
@@ -58,8 +56,7 @@ def _held(table: str) -> Callable[[Any, str], Any]:
 
 def _slot(value: Any, name: str) -> Any:
     """A `__slots__` member, or an attribute that C code keeps (`tensor.grad`): its descriptor runs
-    no Python.
-    """
+    no Python."""
     descriptor = static(type(value), name)
     if descriptor is MISSING:
         return MISSING
@@ -111,8 +108,7 @@ def _default(value: Any, index: int) -> Any:
 
 def _attribute(name: str) -> Callable[[Any, Any], Any]:
     """A step along a fixed attribute of a built-in type (`__func__` of a method, `args` of a
-    partial).
-    """
+    partial)."""
 
     def step(value: Any, key: Any) -> Any:
         return getattr(value, name, MISSING)
@@ -145,8 +141,7 @@ def _logs(value: Any, key: list[Any]) -> Any:
 
 def around(value: torch.Tensor, key: Sequence[int]) -> Any:
     """The memory around a strided tensor as a flat one: `[offset, size]` in elements, from its
-    first. MISSING where there is none.
-    """
+    first. MISSING where there is none."""
     offset, size = key
     start = value.storage_offset() + offset
     if start < 0 or (start + size) * value.element_size() > value.untyped_storage().nbytes():

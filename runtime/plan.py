@@ -57,8 +57,6 @@ class Plan:
     name."""
 
     run: Run
-    text: str
-    manifest: dict[str, Any]
     shown: Run
 
 
@@ -94,7 +92,7 @@ def load(
         names = {name: _seen(f"tracejit::{name}", namespace[name]) for name in manifest["kernels"]}
         return _seen(f"tracejit plan: {manifest['title']}", function(names))
 
-    return Plan(function({}), text, dict(manifest), lambda inputs: profiled()(inputs))
+    return Plan(function({}), lambda inputs: profiled()(inputs))
 
 
 def not_loaded(*tensors: torch.Tensor) -> None:

@@ -48,8 +48,7 @@ def _digest(code: CodeType) -> str:
 
 def function_meta(function: FunctionType) -> list[Any]:
     """What a guard compares of a user's function: its code, and how many defaults and which keyword
-    defaults.
-    """
+    defaults."""
     keywords = sorted(function.__kwdefaults__ or ())
     return [
         name_of(function),
@@ -61,8 +60,7 @@ def function_meta(function: FunctionType) -> list[Any]:
 
 def container_meta(value: Any) -> list[Any]:
     """Type and length of a sequence; type and keys, in order, of a dict; type and elements of a
-    set.
-    """
+    set."""
     kind = name_of(type(value))
     if isinstance(value, dict):
         keys = list(dict.keys(value))
@@ -74,11 +72,14 @@ def container_meta(value: Any) -> list[Any]:
     return [kind, len(value)]
 
 
+def is_container(value: Any) -> bool:
+    """Whether it is a list, tuple, dict, set or deque, or of a subclass."""
+    return isinstance(value, (list, tuple, dict, set, frozenset)) or hasattr(type(value), "popleft")
+
+
 def _container(value: Any, expected: Any, values: list[Any]) -> bool:
-    holds = isinstance(value, (list, tuple, dict, set, frozenset)) or hasattr(
-        type(value), "popleft"
-    )
-    return holds and name_of(type(value)) == expected[0] and container_meta(value) == expected
+    same_kind = is_container(value) and name_of(type(value)) == expected[0]
+    return same_kind and container_meta(value) == expected
 
 
 def _kwargs(value: Any, expected: Any, values: list[Any]) -> bool:
@@ -177,8 +178,7 @@ PREDICATES: dict[str, Predicate] = {name: holds for name, (holds, _) in _ROWS.it
 
 def words(value: Any) -> str:
     """A value for a message: constants by value, tensors by metadata, other objects by type or
-    name.
-    """
+    name."""
     if value is MISSING:
         return "absent"
     if is_constant(value):

@@ -110,6 +110,7 @@ SYMBOLS: dict[str, str] = {
     "triton.runtime.interpreter.interpreter_semantic": _INTERPRETING,
     "triton.runtime.interpreter.InterpreterBuilder": _INTERPRETING,
     "triton.runtime.interpreter.TensorHandle": _INTERPRETING,
+    "triton.language.core.tensor_descriptor_base": _INTERPRETING,
     "triton.language.semantic.TritonSemantic": _INTERPRETING,
     "triton.language.str_to_ty": _INTERPRETING,
     "triton._C.libtriton.ir": _COMPILING,
@@ -122,6 +123,7 @@ SYMBOLS: dict[str, str] = {
     "triton.knobs.nvidia": "machine code has no listing",
     "triton.runtime.driver.driver": "kernels have to be launched through CUDA's or HIP's own API",
     # llvmlite
+    "llvmlite.binding.ffi.OutputString": "native kernels cannot be compiled",
     "llvmlite.binding.ffi.lib.LLVMPY_RunNewModulePassManager._cfn": _LLVM,
     "llvmlite.binding.ffi.lib.LLVMPY_TargetMachineEmitToMemory._cfn": _LLVM,
 }  # fmt: skip

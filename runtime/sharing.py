@@ -12,8 +12,7 @@ from tracejit.runtime.private import storage_key
 
 def groups(tensors: Sequence[torch.Tensor]) -> list[list[list[int]]]:
     """Groups of two or more inputs on one storage, each as [input, its offset from the group's
-    first] pairs.
-    """
+    first] pairs."""
     found: dict[int, list[int]] = {}
     for index, tensor in enumerate(tensors):
         if tensor.layout is torch.strided and tensor.numel():

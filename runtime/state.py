@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tracejit.runtime import ambient, private
+from tracejit.runtime import private, tracers
 
 _DEVICES = ("cpu", "cuda", "xpu", "hpu", "mps")
 
@@ -93,7 +93,7 @@ _WITHOUT_TENSORS = (
 
 def quick_check(tensors: bool) -> tuple[list[str], dict[str, Any]]:
     """Conditions, in the text of a compiled check, that something may have changed since now: the
-    state, or whether the call happens inside another tracer (runtime.ambient, all but the dispatch
+    state, or whether the call happens inside another tracer (runtime.tracers, all but the dispatch
     modes). And what the names in them stand for.
 
     It may be too careful (it also sees the number of threads): the full comparison follows.
@@ -106,7 +106,7 @@ def quick_check(tensors: bool) -> tuple[list[str], dict[str, Any]]:
         "tracing": private.jit_tracing,
         "same_state": private.global_state_guard().check,
         "mode_count": private.function_modes(),
-        "foreign_mode": ambient.foreign_function_mode,
+        "foreign_mode": tracers.foreign_function_mode,
         "forward_ad": private.forward_ad,
         "level": private.dual_level(),
         "inference_mode": torch.is_inference_mode_enabled,

@@ -3,6 +3,7 @@ interpreter for Triton's; and each module of `tests/generators/`, which adds its
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -16,3 +17,8 @@ TARGETS = ["interpret", *NATIVE, *OTHERS]
 BACKENDS = ["interpret", *(["native"] if NATIVE else [])]
 TARGET = (NATIVE or ["interpret"])[0]
 BACKEND = BACKENDS[-1]
+
+
+def spilled(assembly: str) -> int:
+    """Registers that a native kernel's assembly says were put on the stack for lack of room."""
+    return len(re.findall(r"-byte (?:Folded )?Spill", assembly))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tracejit.entry import Entry
-from tracejit.runtime import ambient, cache, forks, log, targets
+from tracejit.runtime import cache, forks, log, targets, tracers
 from tracejit.runtime.checker import Checker, Nobody
 from tracejit.runtime.config import config
 from tracejit.runtime.ending import MISS
@@ -98,7 +98,7 @@ class Dispatcher:
         if left is not None:
             self.branch(entries, first, left, over)
         for closely in (False, True):  # what is bound to the very objects of this call comes first
-            if closely and ambient.traced():
+            if closely and tracers.traced():
                 return self.for_now(OUTER, args, kwargs)
             for entry in entries:
                 check = entry.check
@@ -206,7 +206,7 @@ class Dispatcher:
     def for_now(self, reason: Reason, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run plainly a call that it is not our turn to compile: no fallback, under strict either.
         One that our own recorder sees is recorded with the call that it is part of."""
-        if not ambient.recording():
+        if not tracers.recording():
             self.note(self.placed(reason))
         return self.function(*args, **kwargs)
 

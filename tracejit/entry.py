@@ -101,7 +101,7 @@ class Entry:
     @property
     def decisions(self) -> list[Any]:
         """What the data decided when the call was recorded, in order: [the line, the outcome]."""
-        found: list[Any] = self.bound.plan.manifest["decisions"] if self.bound is not None else []
+        found: list[Any] = self.bound.stored.manifest["decisions"] if self.bound is not None else []
         return found
 
     def parts_from(self, entry: Entry, decision: tuple[int, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tracejit import reporttext
@@ -49,20 +49,20 @@ class EntryReport:
     state: str
     target: str = ""
     plan: str = ""
+    record: str = ""
+    hits: int = 0  # processes that found it on disk and started with it
     seconds: dict[str, float] = field(default_factory=dict)
     program: dict[str, Any] = field(default_factory=dict)
     guards: list[dict[str, Any]] = field(default_factory=list)
-    manifest: dict[str, Any] = field(default_factory=dict)
-    plan_text: str = ""
-    kernels: Mapping[str, Kernel] = field(default_factory=dict)
     ambient: dict[str, Any] = field(default_factory=dict)  # torch's state, guarded as a whole
     libraries: dict[str, str] = field(default_factory=dict)  # whose code ran, and their versions
     sharing: str = ""  # which inputs share memory, if the program writes to some
-    record: str = ""
-    graph: str = ""  # as recorded, and after the passes
     tree: int = -1  # the first entry with the same guards: they differ in what the data decided
     decisions: list[Any] = field(default_factory=list)  # [the line, the outcome], in order
-    hits: int = 0  # processes that found it on disk and started with it
+    plan_text: str = ""
+    graph: str = ""  # as recorded, and after the passes
+    manifest: dict[str, Any] = field(default_factory=dict)
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
 
     @property
     def kernel_texts(self) -> dict[str, str]:
@@ -106,24 +106,8 @@ class EntryReport:
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON values; the keys are those that Explanation.to_json describes."""
-        return {
-            "source": self.source,
-            "state": self.state,
-            "target": self.target,
-            "plan": self.plan,
-            "record": self.record,
-            "hits": self.hits,
-            "seconds": self.seconds,
-            "program": self.facts(),
-            "guards": self.guards,
-            "ambient": self.ambient,
-            "libraries": self.libraries,
-            "sharing": self.sharing,
-            "tree": self.tree,
-            "decisions": self.decisions,
-            "plan_text": self.plan_text,
-            "graph": self.graph,
-        }
+        names = [each.name for each in fields(self) if each.name not in ("manifest", "kernels")]
+        return {name: getattr(self, name) for name in names} | {"program": self.facts()}
 
 
 @dataclass(frozen=True)

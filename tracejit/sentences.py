@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.ir.graph import contiguous_strides
 from tracejit.runtime.constants import decode
 from tracejit.runtime.guards import GuardSet
 
@@ -44,22 +45,13 @@ def tensor(path: str, expected: dict[str, Any]) -> str:
     notes = [
         f"layout {expected['layout']}"
         if strides is None
-        else ("contiguous" if strides == contiguous(sizes) else f"strides {strides}"),
+        else ("contiguous" if strides == [*contiguous_strides(sizes)] else f"strides {strides}"),
         "requires grad" if expected["requires_grad"] else "no grad",
     ]
     marks = ("conjugated", "negated", "made in inference mode", "zeros without memory")
     notes += [mark for mark, on in zip(marks, expected["flags"], strict=True) if on]
     what = f"{_a(expected['dtype'])} {noun} {sizes} on {expected['device']}"
     return f"{path} is {what}, {', '.join(notes)}"
-
-
-def contiguous(sizes: list[int]) -> list[int]:
-    """The strides of a contiguous tensor of these sizes."""
-    strides, step = [], 1
-    for size in reversed(sizes):
-        strides.append(step)
-        step *= max(size, 1)
-    return strides[::-1]
 
 
 def constant(path: str, expected: Any) -> str:

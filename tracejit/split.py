@@ -66,6 +66,9 @@ class Parts:
         if isinstance(function, MethodType):
             inner = self.of(function.__func__)
             return inner and functools.partial(inner, function.__self__)
+        if isinstance(function, functools.partial):
+            inner = self.of(function.func)
+            return inner and functools.partial(inner, *function.args, **function.keywords)
         if not isinstance(function, FunctionType):
             return None
         found = self.functions.get(function)
@@ -245,11 +248,7 @@ class _Calls(ast.NodeTransformer):
             node.body = [self.visit(part) for part in node.body]
         return node
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.Lambda:
+    def _as_it_is(self, node: ast.AST) -> ast.AST:
         return node
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        return node
+    visit_Lambda = visit_AsyncFunctionDef = visit_ClassDef = _as_it_is

@@ -9,7 +9,8 @@ f32 are added up in f64: their number is no longer seen in the error.
 from __future__ import annotations
 
 from tracejit.codegen.native import words
-from tracejit.codegen.native.builder import I32, I64, Builder, Slot, Type, Value, const
+from tracejit.codegen.native.builder import Builder, Slot
+from tracejit.codegen.native.types import I32, I64, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Index, reach
 from tracejit.fuse.reductions import identity, reduced_as
@@ -200,7 +201,7 @@ class First(Accumulator):
 
 
 def _not(b: Builder, x: Value) -> Value:
-    return b.binary("xor", x, const(x.type, 1))
+    return b.binary("xor", x, 1)
 
 
 class Scanner:

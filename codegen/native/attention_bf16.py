@@ -15,23 +15,12 @@ from tracejit.codegen.native.attention_frame import GRAIN_NS, grain
 from tracejit.codegen.native.attention_matrix import Matrix, load
 from tracejit.codegen.native.attention_panels import Panels
 from tracejit.codegen.native.attention_tiles import transpose
-from tracejit.codegen.native.builder import (
-    I16,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Module,
-    Type,
-    Value,
-    const,
-    define,
-    named,
-)
+from tracejit.codegen.native.builder import Builder, Module, define
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
 from tracejit.codegen.native.places import at, parts, plus, times
 from tracejit.codegen.native.source import Work
+from tracejit.codegen.native.types import I16, I32, I64, PTR, Type, Value, const, named
 from tracejit.fuse.attention import Attention
 from tracejit.runtime.cpu import Level
 

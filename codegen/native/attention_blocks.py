@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from tracejit.codegen.native.attention_exp import DEGREES, exp2
 from tracejit.codegen.native.attention_frame import INFINITY, Frame
 from tracejit.codegen.native.attention_tiles import accumulate, as_f32, greater, load_row, transpose
-from tracejit.codegen.native.builder import F32, I32, Builder, Slot, Type, Value, const, iota
+from tracejit.codegen.native.builder import Builder, Slot
+from tracejit.codegen.native.lanes import iota
 from tracejit.codegen.native.places import at, parts, plus, times
+from tracejit.codegen.native.types import F32, I32, Type, Value, const
 from tracejit.fuse.attention import Operand
 
 CHAIN, SHORT = 256, 128  # columns: longer sums are made of short ones, which is more exact

@@ -9,7 +9,8 @@ for the exponent; elsewhere the whole number is the nearest one (rest -½ … ½
 
 from __future__ import annotations
 
-from tracejit.codegen.native.builder import I32, Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import I32, Type, Value, const
 from tracejit.runtime.cpu import Level
 
 Factors = tuple[float, ...]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from tracejit.codegen.native.attention_exp import exp2
 from tracejit.codegen.native.attention_tiles import load_row, store_row, transpose
-from tracejit.codegen.native.builder import F32, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import Builder, Module
 from tracejit.codegen.native.places import at, over, parts, plus, times
+from tracejit.codegen.native.types import F32, Type, Value, const
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.attention import Attention, Operand
 from tracejit.runtime.cpu import Level

@@ -18,19 +18,11 @@ from tracejit.codegen.native.attention_blocks import Step
 from tracejit.codegen.native.attention_frame import INFINITY, SETS, up
 from tracejit.codegen.native.attention_panels import Panels, Scratch
 from tracejit.codegen.native.attention_tiles import transpose
-from tracejit.codegen.native.builder import (
-    I1,
-    I16,
-    I32,
-    Builder,
-    Slot,
-    Type,
-    Value,
-    const,
-    first_lanes,
-)
+from tracejit.codegen.native.builder import Builder, Slot
+from tracejit.codegen.native.lanes import first_lanes
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
 from tracejit.codegen.native.places import at, over, parts, plus, times
+from tracejit.codegen.native.types import I1, I16, I32, Type, Value, const
 from tracejit.fuse.attention import Operand
 
 KEYS = 128  # keys in a block at most

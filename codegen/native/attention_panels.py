@@ -25,10 +25,11 @@ from dataclasses import dataclass
 
 from tracejit.codegen.native.attention_blocks import Blocks, Step
 from tracejit.codegen.native.attention_frame import grain, up
-from tracejit.codegen.native.builder import F32, I1, I64, PTR, Builder, Value, const, define, named
+from tracejit.codegen.native.builder import Builder, define
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.places import at, plus, times
 from tracejit.codegen.native.source import Work
+from tracejit.codegen.native.types import F32, I1, I64, PTR, Value, const, named
 
 SPEED = {64: 100.0, 32: 50.0, 16: 25.0}  # bytes of a register: operations in a ns, a low guess
 

@@ -6,96 +6,14 @@ lines stand as comments beside them. It is also several times quicker to make.
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from tracejit.codegen.native.types import I32, I64, PTR, Type, Value, const
 from tracejit.runtime.cpu import Level
 
-BITS = {
-    "half": 16,
-    "bfloat": 16,
-    "float": 32,
-    "double": 64,
-    "ptr": 64,
-    "i1": 1,
-    "i8": 8,
-    "i16": 16,
-    "i32": 32,
-    "i64": 64,
-}
-_SHORT = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
-FLOAT_KINDS = frozenset({"half", "bfloat", "float", "double"})
 UNROLLED = "Loops are unrolled."  # stands in the text of a module of which that is true
-
-
-@dataclass(frozen=True)
-class Type:
-    """A first-class LLVM type: `kind` is a key of BITS; lanes 0 means a scalar, not a vector."""
-
-    kind: str
-    lanes: int = 0
-
-    def __str__(self) -> str:
-        return f"<{self.lanes} x {self.kind}>" if self.lanes else self.kind
-
-    @property
-    def suffix(self) -> str:
-        """How names of overloaded functions spell it: v16f32, i64, p0."""
-        short = _SHORT.get(self.kind, self.kind)
-        return f"v{self.lanes}{short}" if self.lanes else short
-
-    @property
-    def bits(self) -> int:
-        """Bits of one element."""
-        return BITS[self.kind]
-
-    @property
-    def is_float(self) -> bool:
-        return self.kind in FLOAT_KINDS
-
-    def of(self, kind: str) -> Type:
-        """Another element kind, as many lanes."""
-        return Type(kind, self.lanes)
-
-    @property
-    def scalar(self) -> Type:
-        """The type of one lane."""
-        return Type(self.kind)
-
-    @property
-    def integer(self) -> Type:
-        """The integer type as wide as this float type, as many lanes."""
-        return Type(f"i{self.bits}", self.lanes)
-
-
-I1, I8, I16, I32, I64 = (Type(f"i{bits}") for bits in (1, 8, 16, 32, 64))
-F16, F32, F64, PTR = Type("half"), Type("float"), Type("double"), Type("ptr")
-
-
-@dataclass(frozen=True)
-class Value:
-    """An operand: its text (`%x.3` or a constant) and its type."""
-
-    text: str
-    type: Type
-
-    def __str__(self) -> str:
-        """As an argument: type and text."""
-        return f"{self.type} {self.text}"
-
-
-def const(type: Type, number: bool | int | float) -> Value:
-    """A constant, in all lanes of a vector type. Floats are spelled exactly."""
-    if type.is_float:
-        scalar = float_text(type.kind, float(number))
-    else:
-        bits = BITS[type.kind]
-        whole = int(number) & ((1 << bits) - 1)
-        scalar = str(whole - (1 << bits) if bits > 1 and whole >> (bits - 1) else whole)
-    return Value(f"splat ({type.kind} {scalar})" if type.lanes else scalar, type)
 
 
 Operand = Value | int | float
@@ -114,69 +32,6 @@ def _alike(a: Operand, b: Operand) -> tuple[Value, Value]:
 def _integer(number: Value | int) -> Value:
     """An i64."""
     return number if isinstance(number, Value) else const(I64, number)
-
-
-def named(type: Type, names: str) -> list[Value]:
-    """A function's parameters of one type, by their names."""
-    return [Value(f"%{name}", type) for name in names.split()]
-
-
-def bits_const(type: Type, pattern: int) -> Value:
-    """The float constant with this bit pattern (an IEEE single or double), in all lanes."""
-    raw = struct.unpack("<f", struct.pack("<I", pattern))[0] if type.kind == "float" else None
-    if raw is None:
-        raw = struct.unpack("<d", struct.pack("<Q", pattern))[0]
-    return const(type, raw)
-
-
-def float_text(kind: str, number: float) -> str:
-    """LLVM's exact hexadecimal spelling of a number in a float kind, rounded to nearest even; what
-    is too large is infinite."""
-    if kind == "half":
-        bits = struct.unpack("<H", struct.pack("<e", _fitting(number, 65520.0)))[0]
-        return f"0xH{bits:04X}"
-    if kind in ("float", "bfloat"):
-        number = _fitting(number, 2.0**128 - 2.0**103)
-        bits = struct.unpack("<I", struct.pack("<f", number))[0]
-        if kind == "bfloat":  # a NaN's bits must not be carried into an infinity's
-            odd = bits >> 16 & 1
-            upper = bits >> 16 if number != number else (bits + 0x7FFF + odd) >> 16
-            return f"0xR{upper:04X}"
-        number = struct.unpack("<f", struct.pack("<f", number))[0]
-    return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
-
-
-def _fitting(number: float, limit: float) -> float:
-    """The number; infinity from the first one on that is rounded to it."""
-    return math.copysign(math.inf, number) if abs(number) >= limit else number
-
-
-def lanes_const(type: Type, numbers: Sequence[bool | int | float]) -> Value:
-    """A vector constant, lane by lane."""
-    inside = ", ".join(str(const(type.scalar, n)) for n in numbers)
-    return Value(f"<{inside}>", type)
-
-
-def first_lanes(lanes: int, count: int) -> Value:
-    """True in the first `count` lanes."""
-    return lanes_const(Type("i1", lanes), [k < count for k in range(lanes)])
-
-
-def some_lanes(lanes: int, count: int) -> Value | None:
-    """The mask of the first `count` lanes; None for all."""
-    return first_lanes(lanes, count) if count < lanes else None
-
-
-def lanes_before(b: Builder, lanes: int, size: int, first: Value) -> Value:
-    """The lanes, from place `first` on, that come before `size`."""
-    return b.icmp("slt", iota(Type("i64", lanes)), b.splat(b.sub(size, first), lanes))
-
-
-def iota(type: Type, step: int = 1) -> Value:
-    """<0, step, 2·step, …>; 0 for a scalar."""
-    if not type.lanes:
-        return const(type, 0)
-    return lanes_const(type, [step * k for k in range(type.lanes)])
 
 
 @dataclass
@@ -227,6 +82,11 @@ class Module:
         return "\n\n".join(p for p in parts if p) + "\n"
 
 
+def _by(op: str) -> Callable[[Builder, Operand, Operand], Value]:
+    """An operation of two as a method of Builder."""
+    return lambda b, x, y: b.binary(op, x, y)
+
+
 class Builder:
     """Writes the body of one function. Variables that change (`slot`) live in allocas of the entry
     block, which LLVM turns into registers."""
@@ -270,26 +130,8 @@ class Builder:
         x, y = _alike(a, b)
         return self.let(x.type, f"{op} {x}, {y.text}", name)
 
-    def fadd(self, a: Operand, b: Operand) -> Value:
-        return self.binary("fadd", a, b)
-
-    def fsub(self, a: Operand, b: Operand) -> Value:
-        return self.binary("fsub", a, b)
-
-    def fmul(self, a: Operand, b: Operand) -> Value:
-        return self.binary("fmul", a, b)
-
-    def fdiv(self, a: Operand, b: Operand) -> Value:
-        return self.binary("fdiv", a, b)
-
-    def add(self, a: Operand, b: Operand) -> Value:
-        return self.binary("add", a, b)
-
-    def sub(self, a: Operand, b: Operand) -> Value:
-        return self.binary("sub", a, b)
-
-    def mul(self, a: Operand, b: Operand) -> Value:
-        return self.binary("mul", a, b)
+    fadd, fsub, fmul, fdiv = _by("fadd"), _by("fsub"), _by("fmul"), _by("fdiv")
+    add, sub, mul = _by("add"), _by("sub"), _by("mul")
 
     def divmod(self, a: Value, b: Operand) -> tuple[Value, Value]:
         """Quotient and remainder of integers that are not negative."""
@@ -308,9 +150,9 @@ class Builder:
     def fneg(self, a: Value) -> Value:
         return self.let(a.type, f"fneg {a}")
 
-    def fma(self, a: Value, b: Value, c: Value) -> Value:
+    def fma(self, a: Value, b: Operand, c: Operand) -> Value:
         """a·b + c, rounded once."""
-        return self.intrinsic("llvm.fma", a.type, a, b, c)
+        return self.intrinsic("llvm.fma", a.type, a, _alike(a, b)[1], _alike(a, c)[1])
 
     def intrinsic(self, name: str, result: Type, *args: Value, suffix: str = "") -> Value:
         """A call of an overloaded intrinsic; its name ends with the result's type or `suffix`."""
@@ -515,38 +357,3 @@ def define(
     words = ["define internal void", f"@{name}({spelled})", "" if body else "noinline", attributes]
     head = " ".join(filter(None, [*words, "{"]))
     module.add(name, "\n".join([head, *builder.text(), "}"]))
-
-
-def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
-    """The columns of a square of as many vectors as they have lanes. Squares that fit into 128 bits
-    are turned by interleaving, one instruction for each row and halving (Stone, "Parallel
-    Processing with the Perfect Shuffle", 1971); then blocks off the diagonal change places in log2
-    steps (Eklundh, "A Fast Computer Method for Matrix Transposing", 1972)."""
-    size = len(rows)
-    step = min(size, 128 // rows[0].type.bits)
-    half, lanes = step // 2, range(0, size, step)
-    interleaved = [
-        [
-            at + k
-            for lane in lanes
-            for at in range(lane + part, lane + part + half)
-            for k in (0, size)
-        ]
-        for part in (0, half)
-    ]
-    found = []
-    for first in lanes:
-        square = list(rows[first : first + step])
-        for _ in range(step.bit_length() - 1):
-            pairs = list(zip(square[:half], square[half:], strict=True))
-            square = [b.shuffle(x, y, mask) for x, y in pairs for mask in interleaved]
-        found += square
-    while step < size:
-        low = [k if not k & step else k - step + size for k in range(size)]
-        high = [k + step if not k & step else k + size for k in range(size)]
-        for i in range(size):
-            if not i & step:
-                x, y = found[i], found[i + step]
-                found[i], found[i + step] = b.shuffle(x, y, low), b.shuffle(x, y, high)
-        step *= 2
-    return found

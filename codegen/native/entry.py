@@ -15,18 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import (
-    I1,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Module,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.builder import Builder, Module, define
+from tracejit.codegen.native.types import I1, I32, I64, PTR, Value, const, named
 from tracejit.runtime.devices.native import TENSOR_ADDRESS
 
 SHARES = 4  # ranges a thread takes, about: the last ones even out what held others up
@@ -75,7 +65,7 @@ def add_entry(
         if phase in shared:
             _share_out(builder, name, addresses, phase)
         elif phase.tasks:
-            builder.call_void(phase.body, *addresses, const(I64, 0), const(I64, phase.tasks))
+            builder.call_void(phase.body, *addresses, 0, phase.tasks)
     if state is not None:
         builder.call_void("PyEval_RestoreThread", state)
     none = Value("@_Py_NoneStruct", PTR)
@@ -92,12 +82,18 @@ def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase
     allowed = builder.call("_ZN2at15get_num_threadsEv", I32)
     allowed = builder.select(inside, 1, allowed)
     threads = builder.smin(allowed, min(ranges, 1 << 20))
-    alone, together, done = (builder.fresh(n) for n in ("alone", "together", "done"))
-    builder.branch(builder.icmp("slt", threads, 2), alone, together)
-    builder.label(alone)
-    builder.call_void(phase.body, *addresses, const(I64, 0), const(I64, phase.tasks))
-    builder.jump(done)
-    builder.label(together)
+    labels = [builder.fresh(n) for n in ("alone", "together")]
+    for alone in builder.either(builder.icmp("slt", threads, 2), *labels):
+        if alone:
+            builder.call_void(phase.body, *addresses, 0, phase.tasks)
+        else:
+            _together(builder, name, addresses, phase, threads)
+
+
+def _together(
+    builder: Builder, name: str, addresses: list[Value], phase: Phase, threads: Value
+) -> None:
+    """Run a phase on so many threads."""
     count = builder.cast("sext", threads, I64)
     shares = builder.mul(count, SHARES)
     size = _rounded(builder, _over(builder, const(I64, phase.tasks), shares), phase.grain)
@@ -111,8 +107,6 @@ def _share_out(builder: Builder, name: str, addresses: list[Value], phase: Phase
         builder.store(value, builder.gep(context, I64, k))
     worker = Value(f"@{name}.{phase.body}.worker", PTR)
     builder.call_void("GOMP_parallel", worker, context, threads, const(I32, 0))
-    builder.jump(done)
-    builder.label(done)
 
 
 def _over(builder: Builder, value: Value, by: Value) -> Value:
@@ -163,13 +157,9 @@ def _add_worker(module: Module, name: str, pointers: int, phase: Phase) -> None:
 
 def add_body(module: Module, name: str, names: Sequence[str], write: Callable[..., None]) -> None:
     """Define a phase's function: `write(builder, pointers, begin, end)` writes it."""
-    pointers = [Value(f"%{n}", PTR) for n in names]
-    begin, end = Value("%begin", I64), Value("%end", I64)
+    pointers, (begin, end) = named(PTR, " ".join(names)), named(I64, "begin end")
 
     def body(b: Builder, *_: Value) -> None:
         write(b, pointers, begin, end)
 
     define(module, name, [*pointers, begin, end], body, body=True)
-
-
-__all__ = ["Phase", "Type", "add_body", "add_entry"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from tracejit.codegen.native.attention import generate_attention
-from tracejit.codegen.native.builder import Builder, Module, Value
+from tracejit.codegen.native.builder import Builder, Module
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.product import generate_product
 from tracejit.codegen.native.rows import Rows
@@ -16,6 +16,7 @@ from tracejit.codegen.native.source import Work, source
 from tracejit.codegen.native.split import add_split
 from tracejit.codegen.native.strategy import GRAIN_NS, Strategy, choose
 from tracejit.codegen.native.turned import Turned
+from tracejit.codegen.native.types import Value
 from tracejit.fuse.attention import Attention
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.product import as_product

@@ -5,8 +5,9 @@ computed in f64 and rounded.
 from __future__ import annotations
 
 from tracejit.codegen.native import math_double, math_explog, math_trig
-from tracejit.codegen.native.builder import Builder, Value
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import Writer, by_registers, in_halves
+from tracejit.codegen.native.types import Value
 
 _IN_FLOAT: dict[str, Writer] = {**math_explog.TABLE, **math_trig.TABLE}
 WORDS = math_double.TABLE.keys()  # all have one for f64

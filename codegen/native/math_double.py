@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from tracejit.codegen.native.builder import Builder, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import (
     Writer,
     absolute,
@@ -24,6 +24,7 @@ from tracejit.codegen.native.math_registers import (
     copysign,
     polynomial,
 )
+from tracejit.codegen.native.types import Value, const
 
 # Words by the accuracy that SLEEF's name of the function tells, in tenths of an ulp.
 _SLEEF = {
@@ -71,7 +72,7 @@ _BY_SLEEF = {w: _sleef(w, tenths) for tenths, words in _SLEEF.items() for w in w
 def _inverse_hyperbolic(word: str) -> Writer:
     def write(b: Builder, x: Value) -> Value:
         size = absolute(b, x) if word == "asinh" else x
-        large = b.fcmp("ogt", size, const(x.type, 2.0**500))
+        large = b.fcmp("ogt", size, 2.0**500)
         twice = b.fadd(_BY_SLEEF["log"](b, size), const(x.type, math.log(2)))
         return b.select(large, copysign(b, twice, x), _BY_SLEEF[word](b, x))
 
@@ -80,7 +81,7 @@ def _inverse_hyperbolic(word: str) -> Writer:
 
 def _hyperbolic(word: str) -> Writer:
     def write(b: Builder, x: Value) -> Value:
-        large = b.fcmp("ogt", absolute(b, x), const(x.type, 709.0))
+        large = b.fcmp("ogt", absolute(b, x), 709.0)
         nearer = b.fsub(x, copysign(b, const(x.type, 20.0), x))
         found = _BY_SLEEF[word](b, b.select(large, nearer, x))
         return b.select(large, b.fmul(found, const(x.type, math.exp(20.0))), found)
@@ -92,7 +93,7 @@ def _erfinv(b: Builder, x: Value) -> Value:
     wide, one = x.type, const(x.type, 1.0)
     size = absolute(b, x)
     gap = b.fsub(one, size)  # exact where it is used
-    near = b.fcmp("olt", size, const(wide, 0.5))
+    near = b.fcmp("olt", size, 0.5)
     guess = b.select(near, _erfinv_near(b, size), _erfinv_far(b, gap))
     short = b.fsub(gap, _BY_SLEEF["erfc"](b, guess))
     wrong = b.select(near, b.fsub(_BY_SLEEF["erf"](b, guess), size), short)
@@ -100,7 +101,7 @@ def _erfinv(b: Builder, x: Value) -> Value:
     step = b.fdiv(wrong, b.fmul(slope, const(wide, 2 / math.sqrt(math.pi))))
     found = b.fsub(guess, b.fdiv(step, b.fma(guess, step, one)))
     ends = b.fcmp("oeq", size, one)
-    return copysign(b, b.select(ends, const(wide, math.inf), found), x)
+    return copysign(b, b.select(ends, math.inf, found), x)
 
 
 def _erfinv_near(b: Builder, size: Value) -> Value:
@@ -109,7 +110,7 @@ def _erfinv_near(b: Builder, size: Value) -> Value:
 
 def _erfinv_far(b: Builder, gap: Value) -> Value:
     root = b.intrinsic("llvm.sqrt", gap.type, b.fneg(_BY_SLEEF["log"](b, gap)))
-    inverse = b.fdiv(const(gap.type, 1.0), b.fadd(root, const(gap.type, 0.5)))
+    inverse = b.fdiv(1.0, b.fadd(root, 0.5))
     return b.fmul(root, polynomial(b, inverse, _FAR))
 
 
@@ -127,12 +128,12 @@ def _fmod(b: Builder, x: Value, y: Value) -> Value:
 def _nextafter(b: Builder, x: Value, y: Value) -> Value:
     """The neighbour of x towards y: numbers of one sign are ordered as their bits are."""
     bits = b.bitcast(x, f"i{x.type.bits}")
-    negative = b.icmp("slt", bits, const(bits.type, 0))
+    negative = b.icmp("slt", bits, 0)
     outward = b.binary("xor", b.fcmp("ogt", y, x), negative)
     step = b.select(outward, const(bits.type, 1), const(bits.type, -1))
     moved = b.bitcast(b.add(bits, step), x.type.kind)
     least = copysign(b, b.bitcast(const(bits.type, 1), x.type.kind), y)
-    moved = b.select(b.fcmp("oeq", x, const(x.type, 0.0)), least, moved)
+    moved = b.select(b.fcmp("oeq", x, 0.0), least, moved)
     moved = b.select(b.fcmp("uno", x, y), b.fadd(x, y), moved)
     return b.select(b.fcmp("oeq", x, y), y, moved)
 

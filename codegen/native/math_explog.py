@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 
-from tracejit.codegen.native.builder import I32, Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import (
     Writer,
     absolute,
@@ -28,6 +28,7 @@ from tracejit.codegen.native.math_registers import (
     in_halves,
     polynomial,
 )
+from tracejit.codegen.native.types import I32, Type, Value, const
 
 # Lowest power first.
 _EXP = (
@@ -91,15 +92,15 @@ def _avx512(b: Builder, name: str, x: Value, *more: Value) -> Value:
 def _whole(b: Builder, x: Value, factor: float = 1.0) -> tuple[Value, Value]:
     """The whole number nearest to x·factor, as a float and as an integer; |x·factor| < 2²²."""
     magic = const(x.type, _MAGIC)
-    moved = b.fma(x, const(x.type, factor), magic)
-    integer = b.sub(b.bitcast(moved, "i32"), const(x.type.integer, _MAGIC_BITS))
+    moved = b.fma(x, factor, magic)
+    integer = b.sub(b.bitcast(moved, "i32"), _MAGIC_BITS)
     return b.fsub(moved, magic), integer
 
 
 def _power(b: Builder, n: Value) -> Value:
     """2ⁿ as a float, for -126 ≤ n ≤ 127."""
-    moved = b.add(n, const(n.type, 127))
-    return b.bitcast(b.binary("shl", moved, const(n.type, 23)), "float")
+    moved = b.add(n, 127)
+    return b.bitcast(b.binary("shl", moved, 23), "float")
 
 
 def _scaled(b: Builder, x: Value, whole: tuple[Value, Value]) -> Value:
@@ -107,7 +108,7 @@ def _scaled(b: Builder, x: Value, whole: tuple[Value, Value]) -> Value:
     as_float, n = whole
     if _has_avx512(b, x):
         return _avx512(b, "scalef", x, as_float)
-    half = b.binary("ashr", n, const(n.type, 1))
+    half = b.binary("ashr", n, 1)
     return b.fmul(b.fmul(x, _power(b, half)), _power(b, b.sub(n, half)))
 
 
@@ -123,7 +124,7 @@ def exp(b: Builder, x: Value) -> Value:
     rest, whole = _reduced(b, at_most(b, at_least(b, x, -104.0), 89.0))
     squared = b.fmul(rest, rest)
     above = b.fma(squared, polynomial(b, rest, _EXP), rest)
-    return _scaled(b, b.fadd(above, const(x.type, 1.0)), whole)
+    return _scaled(b, b.fadd(above, 1.0), whole)
 
 
 def exp2(b: Builder, x: Value) -> Value:
@@ -141,9 +142,9 @@ def expm1(b: Builder, x: Value) -> Value:
     """2·(p·2ⁿ⁻¹ + (2ⁿ⁻¹ − ½)), p = expm1(r): 2ⁿ alone might be too large."""
     rest, (_, n) = _reduced(b, at_most(b, at_least(b, x, -18.0), 89.0))
     above = b.fma(b.fmul(rest, rest), polynomial(b, rest, _EXP), rest)
-    half = _power(b, b.sub(n, const(n.type, 1)))
-    found = b.fma(above, half, b.fsub(half, const(x.type, 0.5)))
-    tiny = b.fcmp("olt", absolute(b, x), const(x.type, 2.0**-30))
+    half = _power(b, b.sub(n, 1))
+    found = b.fma(above, half, b.fsub(half, 0.5))
+    tiny = b.fcmp("olt", absolute(b, x), 2.0**-30)
     return b.select(tiny, x, b.fadd(found, found))
 
 
@@ -152,8 +153,8 @@ def tanh(b: Builder, x: Value) -> Value:
     squared = b.fmul(x, x)
     near = b.fma(b.fmul(x, squared), polynomial(b, squared, _TANH), x)
     power = exp(b, b.fadd(size, size))
-    far = b.fsub(one, b.fdiv(const(x.type, 2.0), b.fadd(power, one)))
-    found = b.select(b.fcmp("ogt", size, const(x.type, _TANH_SPLIT)), far, near)
+    far = b.fsub(one, b.fdiv(2.0, b.fadd(power, one)))
+    found = b.select(b.fcmp("ogt", size, _TANH_SPLIT), far, near)
     return copysign(b, found, x)
 
 
@@ -164,11 +165,11 @@ def _split(b: Builder, x: Value) -> tuple[Value, Value]:
         mantissa = _avx512(b, "getmant", x, const(I32, _MANTISSA))
         exponent = _avx512(b, "getexp", x)
         return mantissa, b.fsub(exponent, _avx512(b, "getexp", mantissa))
-    tiny = b.fcmp("olt", x, const(x.type, 2.0**-126))
-    bits = b.bitcast(b.select(tiny, b.fmul(x, const(x.type, 2.0**23)), x), "i32")
-    moved = b.sub(bits, const(bits.type, _ROOT_HALF))
-    e = b.binary("ashr", moved, const(bits.type, 23))
-    mantissa = b.bitcast(b.sub(bits, b.binary("shl", e, const(bits.type, 23))), "float")
+    tiny = b.fcmp("olt", x, 2.0**-126)
+    bits = b.bitcast(b.select(tiny, b.fmul(x, 2.0**23), x), "i32")
+    moved = b.sub(bits, _ROOT_HALF)
+    e = b.binary("ashr", moved, 23)
+    mantissa = b.bitcast(b.sub(bits, b.binary("shl", e, 23)), "float")
     less = b.select(tiny, const(x.type, 23.0), const(x.type, 0.0))
     return mantissa, b.fsub(b.cast("sitofp", e, x.type), less)
 
@@ -179,8 +180,8 @@ def _log_ends(b: Builder, x: Value, found: Value) -> Value:
         return found
     infinity = const(x.type, math.inf)
     found = b.select(b.fcmp("oeq", x, infinity), infinity, found)
-    found = b.select(b.fcmp("oeq", x, const(x.type, 0.0)), const(x.type, -math.inf), found)
-    return b.select(b.fcmp("ult", x, const(x.type, 0.0)), const(x.type, math.nan), found)
+    found = b.select(b.fcmp("oeq", x, 0.0), -math.inf, found)
+    return b.select(b.fcmp("ult", x, 0.0), math.nan, found)
 
 
 def _curve(b: Builder, f: Value) -> Value:
@@ -188,12 +189,12 @@ def _curve(b: Builder, f: Value) -> Value:
     factors = _LOG_AVX512 if _has_avx512(b, f) else _LOG
     squared = b.fmul(f, f)
     cubed = b.fmul(b.fmul(f, squared), polynomial(b, f, factors))
-    return b.fma(squared, const(f.type, -0.5), cubed)
+    return b.fma(squared, -0.5, cubed)
 
 
 def log(b: Builder, x: Value) -> Value:
     mantissa, e = _split(b, x)
-    f = b.fsub(mantissa, const(x.type, 1.0))
+    f = b.fsub(mantissa, 1.0)
     return _log_ends(b, x, _natural(b, f, e))
 
 
@@ -211,15 +212,15 @@ def _log_to(base: float) -> Writer:
     def write(b: Builder, x: Value) -> Value:
         wide = x.type
         mantissa, e = _split(b, x)
-        f = b.fsub(mantissa, const(wide, 1.0))
+        f = b.fsub(mantissa, 1.0)
         curve = _curve(b, f)
         near = b.fadd(f, curve)
         lost = b.fsub(curve, b.fsub(near, f))
-        tail = b.fma(near, const(wide, factor[1]), b.fmul(lost, const(wide, factor[0])))
+        tail = b.fma(near, factor[1], b.fmul(lost, const(wide, factor[0])))
         if step[1]:
-            tail = b.fma(e, const(wide, step[1]), tail)
-        total = b.fma(near, const(wide, factor[0]), tail)
-        return _log_ends(b, x, b.fma(e, const(wide, step[0]), total))
+            tail = b.fma(e, step[1], tail)
+        total = b.fma(near, factor[0], tail)
+        return _log_ends(b, x, b.fma(e, step[0], total))
 
     return write
 
@@ -240,19 +241,18 @@ def log1p(b: Builder, x: Value) -> Value:
     mantissa, e = _split(b, total)
     n = b.cast("fptosi", at_most(b, at_least(b, e, -126.0), 126.0), wide.of("i32"))
     n = b.let(n.type, f"freeze {n}")
-    f = b.fma(lost, _power(b, b.sub(const(n.type, 0), n)), b.fsub(mantissa, one))
-    f = b.select(b.fcmp("oeq", total, const(wide, math.inf)), const(wide, 0.0), f)
+    f = b.fma(lost, _power(b, b.sub(0, n)), b.fsub(mantissa, one))
+    f = b.select(b.fcmp("oeq", total, math.inf), 0.0, f)
     return copysign(b, _log_ends(b, total, _natural(b, f, e)), x)
 
 
 def erf(b: Builder, x: Value) -> Value:
-    wide = x.type
     size = absolute(b, x)
     squared = b.fmul(x, x)
     near = b.fma(x, polynomial(b, squared, _ERF_NEAR), x)
     far = _exp2(b, polynomial(b, at_most(b, size, _ERF_ONE), _ERF_FAR))
-    far = copysign(b, b.fsub(const(wide, 1.0), far), x)
-    return b.select(b.fcmp("ogt", size, const(wide, _ERF_SPLIT)), far, near)
+    far = copysign(b, b.fsub(1.0, far), x)
+    return b.select(b.fcmp("ogt", size, _ERF_SPLIT), far, near)
 
 
 # pow
@@ -272,12 +272,12 @@ def power(b: Builder, x: Value, y: Value) -> Value:
     found = b.select(b.fcmp("oeq", size, zero), at_zero, found)
     found = b.select(b.fcmp("oeq", size, infinity), at_end, found)
     whole = b.fcmp("oeq", b.intrinsic("llvm.trunc", wide, y), y)
-    half = b.fmul(y, const(wide, 0.5))
+    half = b.fmul(y, 0.5)
     odd = b.binary("and", whole, b.fcmp("one", b.intrinsic("llvm.trunc", wide, half), half))
     found = b.select(odd, copysign(b, found, x), found)
     negative = b.binary("and", b.fcmp("olt", x, zero), b.fcmp("ogt", x, b.fneg(infinity)))
-    broken = b.binary("and", negative, b.binary("xor", whole, const(whole.type, 1)))
-    found = b.select(broken, const(wide, math.nan), found)
+    broken = b.binary("and", negative, b.binary("xor", whole, 1))
+    found = b.select(broken, math.nan, found)
     unordered = b.fcmp("uno", x, y)
     found = b.select(unordered, b.fadd(x, y), found)
     always = b.binary("or", b.fcmp("oeq", x, one), b.fcmp("oeq", y, zero))
@@ -289,9 +289,9 @@ def _power_of(b: Builder, size: Value, y: Value) -> Value:
     x = b.cast("fpext", size, size.type.of("double"))
     wide = x.type
     bits = b.bitcast(x, "i64")
-    moved = b.sub(bits, const(bits.type, 0x3FE6A09E667F3BCD))  # √½
-    e = b.binary("ashr", moved, const(bits.type, 52))
-    m = b.bitcast(b.sub(bits, b.binary("shl", e, const(bits.type, 52))), "double")
+    moved = b.sub(bits, 0x3FE6A09E667F3BCD)  # √½
+    e = b.binary("ashr", moved, 52)
+    m = b.bitcast(b.sub(bits, b.binary("shl", e, 52)), "double")
     one = const(wide, 1.0)
     s = b.fdiv(b.fsub(m, one), b.fadd(m, one))
     e = b.cast("sitofp", b.cast("trunc", e, e.type.of("i32")), wide)
@@ -302,7 +302,7 @@ def _power_of(b: Builder, size: Value, y: Value) -> Value:
     whole = b.fadd(exponent, magic)
     rest = b.fsub(exponent, b.fsub(whole, magic))
     found = b.bitcast(polynomial(b, rest, _EXP2_DOUBLE), "i64")
-    shifted = b.binary("shl", b.bitcast(whole, "i64"), const(found.type, 52))
+    shifted = b.binary("shl", b.bitcast(whole, "i64"), 52)
     return b.cast("fptrunc", b.bitcast(b.add(found, shifted), "double"), size.type)
 
 

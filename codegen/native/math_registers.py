@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
-from tracejit.codegen.native.builder import Builder, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import Value, const
 
 Writer = Callable[..., Value]
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tracejit.codegen.native.builder import F32, F64, I1, I32, I64, PTR, Builder, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.math_registers import Writer, absolute, copysign, polynomial
+from tracejit.codegen.native.types import F32, F64, I1, I32, I64, PTR, Value, const
 
 LARGE = 131072.0  # from here on the three parts of π are too few
 _MAGIC = 12582912.0  # 1.5·2²³: a number added to it is rounded to whole, and stands in the low bits
@@ -71,18 +72,18 @@ def _sin(b: Builder, x: Value) -> Value:
 def _cos(b: Builder, x: Value) -> Value:
     """sin(x + π/2)"""
     rest, _, n = _reduced(b, x)
-    return _sine(b, rest, b.add(n, const(n.type, 1)))
+    return _sine(b, rest, b.add(n, 1))
 
 
 def _sine(b: Builder, rest: Value, n: Value) -> Value:
     """sin(n·π/2 + rest): ±sin(rest) or ±cos(rest)."""
     top = const(n.type, 1 << 31)
     z = b.fmul(rest, rest)
-    odd = b.fma(z, polynomial(b, z, _COS), const(rest.type, 1.0))
+    odd = b.fma(z, polynomial(b, z, _COS), 1.0)
     even = b.bitcast(_odd(b, rest, z, _SIN), "i32")
     even = b.binary("or", even, b.binary("and", b.bitcast(rest, "i32"), top))  # of zero
     found = b.select(_is_odd(b, n), b.bitcast(odd, "i32"), even)
-    sign = b.binary("and", b.binary("shl", n, const(n.type, 30)), top)
+    sign = b.binary("and", b.binary("shl", n, 30), top)
     return b.bitcast(b.binary("xor", found, sign), "float")
 
 
@@ -91,35 +92,34 @@ def _tan(b: Builder, x: Value) -> Value:
 
     What t loses by its last rounding is made up for in 1 − t²/4, by the factor that is right at
     π/4, where it matters most."""
-    wide = x.type
     rest, more, n = _reduced(b, x)
     z = b.fmul(rest, rest)
     small = b.fma(b.fmul(rest, z), polynomial(b, z, _TAN), more)
     twice = b.fadd(rest, small)
     lost = b.fsub(small, b.fsub(twice, rest))
-    quarter = b.fma(lost, const(wide, _LOST), b.fmul(twice, const(wide, 0.25)))
-    other = b.fma(b.fneg(quarter), twice, const(wide, 1.0))
+    quarter = b.fma(lost, _LOST, b.fmul(twice, 0.25))
+    other = b.fma(b.fneg(quarter), twice, 1.0)
     odd = _is_odd(b, n)
     found = b.fdiv(b.select(odd, b.fneg(other), twice), b.select(odd, twice, other))
-    return b.select(b.fcmp("oeq", x, const(wide, 0.0)), x, found)  # of zero, with its sign
+    return b.select(b.fcmp("oeq", x, 0.0), x, found)  # of zero, with its sign
 
 
 def _is_odd(b: Builder, n: Value) -> Value:
-    return b.icmp("ne", b.binary("and", n, const(n.type, 1)), const(n.type, 0))
+    return b.icmp("ne", b.binary("and", n, 1), 0)
 
 
 def _reduced(b: Builder, x: Value) -> tuple[Value, Value, Value]:
     """rest, more, n: x = n·π/2 + rest + more, |rest| ≤ π/4 and a little, `more` what rest was
     rounded by. Of n only the lowest two bits count. NaN for inf."""
     magic = const(x.type, _MAGIC)
-    moved = b.fma(x, const(x.type, 2 / math.pi), magic)
+    moved = b.fma(x, 2 / math.pi, magic)
     minus = b.fneg(b.fsub(moved, magic))
     first, second, third = (const(x.type, part) for part in _HALF_PI)
     start = b.fma(minus, first, x)
     end = b.fma(minus, third, b.fma(minus, second, start))
     rest, more = b.slot(end, "rest"), b.slot(_lost(b, start, minus, second, third, end), "more")
     n = b.slot(b.bitcast(moved, "i32"), "n")
-    large = b.fcmp("oge", absolute(b, x), const(x.type, LARGE))
+    large = b.fcmp("oge", absolute(b, x), LARGE)
     with b.when(_rarely(b, large), "large"):
         for variable, far in zip((rest, more, n), _far(b, x), strict=True):
             variable.set(b.select(large, far, variable.get()))
@@ -150,7 +150,7 @@ def _far(b: Builder, x: Value) -> list[Value]:
     kinds = x.type, x.type, x.type.of("i32")
     source, *results = (b.alloca(kind) for kind in (x.type, *kinds))
     b.store(x, source, 64)
-    with b.loop(const(I64, 0), const(I64, x.type.lanes), name="lane") as lane:
+    with b.loop(0, x.type.lanes, name="lane") as lane:
         found = _far_lane(b, b.load(b.gep(source, F32, lane), F32))
         for value, result in zip(found, results, strict=True):
             b.store(value, b.gep(result, value.type, lane))
@@ -159,19 +159,19 @@ def _far(b: Builder, x: Value) -> list[Value]:
 
 def _far_lane(b: Builder, x: Value) -> list[Value]:
     bits = b.bitcast(x, "i32")
-    mantissa = b.binary("or", b.binary("and", bits, const(I32, 0x7FFFFF)), const(I32, 0x800000))
-    exponent = b.binary("and", b.binary("lshr", bits, const(I32, 23)), const(I32, 0xFF))
-    shift = b.sub(exponent, const(I32, 127 + _FIRST))
+    mantissa = b.binary("or", b.binary("and", bits, 0x7FFFFF), 0x800000)
+    exponent = b.binary("and", b.binary("lshr", bits, 23), 0xFF)
+    shift = b.sub(exponent, 127 + _FIRST)
     shift = b.intrinsic("llvm.smax", I32, shift, const(I32, 0))  # lanes that nobody asks for
-    shifted = b.binary("shl", mantissa, b.binary("and", shift, const(I32, 7)))
+    shifted = b.binary("shl", mantissa, b.binary("and", shift, 7))
     factor = b.cast("zext", shifted, I64)
-    row = b.cast("zext", b.binary("lshr", shift, const(I32, 3)), I64)
+    row = b.cast("zext", b.binary("lshr", shift, 3), I64)
     high, low = (_turns(b, half, row) for half in (0, 1))
-    below = b.binary("lshr", b.mul(factor, low), const(I64, 32))
+    below = b.binary("lshr", b.mul(factor, low), 32)
     turn = b.add(b.mul(factor, high), below)  # of 2⁶⁴
-    turn = b.select(b.icmp("slt", bits, const(I32, 0)), b.sub(const(I64, 0), turn), turn)
-    n = b.binary("lshr", b.add(turn, const(I64, 1 << 61)), const(I64, 62))
-    part = b.cast("sitofp", b.sub(turn, b.binary("shl", n, const(I64, 62))), F64)
+    turn = b.select(b.icmp("slt", bits, 0), b.sub(0, turn), turn)
+    n = b.binary("lshr", b.add(turn, 1 << 61), 62)
+    part = b.cast("sitofp", b.sub(turn, b.binary("shl", n, 62)), F64)
     scaled = b.fmul(part, const(F64, math.pi / (1 << 63)))
     # x − x is NaN for inf, 0 for all others.
     rest = b.fadd(b.cast("fptrunc", scaled, F32), b.fsub(x, x))
@@ -196,7 +196,7 @@ def _turns(b: Builder, half: int, row: Value) -> Value:
 def _asin(b: Builder, x: Value) -> Value:
     size = absolute(b, x)
     big, angle = _asin_folded(b, size, (math.pi / 2 - _HALF_PI[0]) / -2)
-    folded = b.fma(const(x.type, -2.0), angle, const(x.type, _HALF_PI[0]))
+    folded = b.fma(const(x.type, -2.0), angle, _HALF_PI[0])
     return copysign(b, b.select(big, folded, angle), x)
 
 
@@ -205,9 +205,9 @@ def _acos(b: Builder, x: Value) -> Value:
     wide = x.type
     size = absolute(b, x)
     big, angle = _asin_folded(b, size, 0.0)
-    negative = b.fcmp("olt", x, const(wide, 0.0))
+    negative = b.fcmp("olt", x, 0.0)
     end = b.select(negative, const(wide, math.pi), const(wide, 0.0))
-    base = b.select(big, end, const(wide, math.pi / 2))
+    base = b.select(big, end, math.pi / 2)
     factor = b.select(big, const(wide, 2.0), const(wide, -1.0))
     return b.fma(factor, copysign(b, angle, x), base)
 
@@ -228,7 +228,7 @@ def _atan(b: Builder, x: Value) -> Value:
     wide, one = x.type, const(x.type, 1.0)
     size = absolute(b, x)
     big = b.fcmp("ogt", size, one)
-    above, below = b.select(big, const(wide, -1.0), size), b.select(big, size, one)
+    above, below = b.select(big, -1.0, size), b.select(big, size, one)
     ratio = b.fdiv(above, below)
     base = b.select(big, const(wide, math.pi / 2), const(wide, 0.0))
     return copysign(b, b.fadd(base, _odd(b, ratio, b.fmul(ratio, ratio), _ATAN)), x)
@@ -246,12 +246,12 @@ def _atan2(b: Builder, y: Value, x: Value) -> Value:
     both = b.binary("and", b.fcmp("oeq", less, infinite), b.fcmp("oeq", more, infinite))
     ratio = b.select(both, one, b.fdiv(less, safe))
     bits = b.bitcast(x, "i32")
-    left = b.icmp("slt", bits, const(bits.type, 0))
+    left = b.icmp("slt", bits, 0)
     back = b.binary("xor", steep, left)
     signed = b.select(back, b.fneg(ratio), ratio)
     angle = _odd(b, signed, b.fmul(signed, signed), _ATAN)
-    flat = b.select(left, const(wide, math.pi), zero)
-    base = b.select(steep, const(wide, math.pi / 2), flat)
+    flat = b.select(left, math.pi, zero)
+    base = b.select(steep, math.pi / 2, flat)
     return copysign(b, b.fadd(base, angle), y)
 
 

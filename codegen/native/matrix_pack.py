@@ -7,23 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import (
-    I16,
-    I64,
-    PTR,
-    Builder,
-    Type,
-    Value,
-    const,
-    lanes_before,
-    some_lanes,
-    transposed,
-)
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import lanes_before, some_lanes, transposed
 from tracejit.codegen.native.matrix_tiles import WIDTH, columns_of
 from tracejit.codegen.native.matrix_unit import DEPTH, SIDE, TILE, WORDS
 from tracejit.codegen.native.places import parts, plus
 from tracejit.codegen.native.product_frame import Axes, Frame, Side
 from tracejit.codegen.native.rows import digits
+from tracejit.codegen.native.types import I16, I64, PTR, Type, Value, const
 from tracejit.fuse.index import Axis
 from tracejit.fuse.product import plain_load, stride
 

@@ -5,21 +5,9 @@ right one, with the matrix unit, or the same on vectors of f32.
 from __future__ import annotations
 
 from tracejit.codegen.native import matrix_unit as unit
-from tracejit.codegen.native.builder import (
-    F32,
-    I8,
-    I16,
-    I32,
-    I64,
-    PTR,
-    Builder,
-    Module,
-    Type,
-    Value,
-    const,
-    define,
-)
+from tracejit.codegen.native.builder import Builder, Module, define
 from tracejit.codegen.native.matrix_unit import BYTES, DEPTH, SIDE, TILE, WORDS
+from tracejit.codegen.native.types import F32, I8, I16, I32, I64, PTR, Type, Value, const
 
 WIDTH = 2 * SIDE  # rows and columns of a tile of sums
 WIDE = Type("float", SIDE)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tracejit.codegen.native.builder import I1, I8, PTR, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import Builder, Module
+from tracejit.codegen.native.types import I1, I8, PTR, Type, Value, const
 from tracejit.runtime.cpu import Level
 
 SIDE = 16  # rows of a tile, and pairs (or f32) in a row

@@ -31,18 +31,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracejit.codegen.native.builder import (
-    I1,
-    I64,
-    PTR,
-    Builder,
-    Module,
-    Slot,
-    Type,
-    Value,
-    const,
-    named,
-)
+from tracejit.codegen.native.builder import Builder, Module, Slot
+from tracejit.codegen.native.types import I1, I64, PTR, Type, Value, const, named
 from tracejit.runtime.cpu import Level
 
 CHAIN = 192  # multiply-adds that follow each other: MKL's chains on AVX2 are as long

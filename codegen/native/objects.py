@@ -6,7 +6,6 @@ Nothing but the level's instruction set enters the code, so it runs on every CPU
 from __future__ import annotations
 
 import ctypes
-import functools
 import re
 import threading
 import time
@@ -126,13 +125,3 @@ def undefined(text: str) -> list[str]:
     must find in the process."""
     names = re.findall(r"^declare [^@]*@([\w.]+)\(", text, re.MULTILINE)
     return sorted({n for n in names if not n.startswith("llvm.")} | set(UNDEFINED))
-
-
-@functools.cache
-def _spill() -> re.Pattern[str]:
-    return re.compile(r"-byte (?:Folded )?Spill")
-
-
-def spilled(assembly: str) -> int:
-    """Registers that the assembly says were put on the stack for lack of room."""
-    return len(_spill().findall(assembly))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracejit.codegen.native.builder import Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import Type, Value, const
 from tracejit.runtime.philox import INCREMENTS, MULTIPLIERS, ROUNDS, WORD
 
 
@@ -21,7 +22,7 @@ def block(b: Builder, counter: Value, key: Value) -> list[Value]:
     assert counter.type.lanes in (0, lanes)
     w = b.splat(counter, lanes)
     x, y, z = b.binary("lshr", w, half), zero, zero
-    keys = [key, b.binary("lshr", key, const(key.type, 32))]
+    keys = [key, b.binary("lshr", key, 32)]
     for _ in range(ROUNDS):
         p, q = (
             b.mul(b.binary("and", word, lower), by)
@@ -34,7 +35,7 @@ def block(b: Builder, counter: Value, key: Value) -> list[Value]:
             for product, word, k in zip((q, p), (x, z), keys, strict=True)
         ]
         w, x, y, z = mixed[0], q, mixed[1], p
-        keys = [b.add(k, const(k.type, n)) for k, n in zip(keys, INCREMENTS, strict=True)]
+        keys = [b.add(k, n) for k, n in zip(keys, INCREMENTS, strict=True)]
     return [b.cast("trunc", word, kind.of("i32")) for word in (w, x, y, z)]
 
 
@@ -44,7 +45,7 @@ def chosen(b: Builder, words: Sequence[Value], number: Value) -> Value:
     number = b.splat(number, lanes)
     found, *others = (b.splat(word, lanes) for word in words)
     for k, other in enumerate(others, 1):
-        found = b.select(b.icmp("eq", number, const(number.type, k)), other, found)
+        found = b.select(b.icmp("eq", number, k), other, found)
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracejit.codegen.native.builder import F32, I64, Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import F32, I64, Type, Value, const
 
 
 def at(b: Builder, base: Value, index: int | Value, element: Type = F32) -> Value:

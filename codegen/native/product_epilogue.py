@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracejit.codegen.native.builder import I64, PTR, Builder, Value, some_lanes
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import some_lanes
 from tracejit.codegen.native.product_frame import Axes, Frame, Side
 from tracejit.codegen.native.rows import digits
+from tracejit.codegen.native.types import I64, PTR, Value
 
 _TILE, _BATCH = Value("%tile", PTR), Value("%batch", I64)
 _LEFT, _RIGHT = Value("%left", I64), Value("%right", I64)
@@ -52,6 +54,6 @@ class _Epilogue:
                 at = {**here, right.axis: b.add(column, q)}
                 evaluator = frame.evaluator(b, at, right.axis, mask, aligned)
                 sums = b.load(b.gep(line, frame.element, q), frame.wide)
-                evaluator.bind(frame.product.total, sums)
+                evaluator.known[frame.product.total.key] = sums
                 for store in frame.nest.stores:
                     evaluator.store(store)

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import I64, PTR, Builder, Module, Type, Value, const, define
+from tracejit.codegen.native.builder import Builder, Module, define
 from tracejit.codegen.native.entry import Phase, add_body
 from tracejit.codegen.native.rows import digits
+from tracejit.codegen.native.types import I64, PTR, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
 from tracejit.codegen.native.words import memory_kind
 from tracejit.fuse.index import Axis, Index, linear

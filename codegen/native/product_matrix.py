@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from tracejit.codegen.native import matrix_unit as unit
-from tracejit.codegen.native.builder import F32, I8, I16, I64, PTR, Builder, Value, const, named
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.entry import Phase
 from tracejit.codegen.native.matrix_pack import DEST, Packer
 from tracejit.codegen.native.matrix_tiles import WIDTH, add_tile, turn
@@ -30,6 +30,7 @@ from tracejit.codegen.native.product_frame import (
     make_side,
 )
 from tracejit.codegen.native.rows import digits
+from tracejit.codegen.native.types import F32, I8, I16, I64, PTR, Value, const, named
 from tracejit.fuse.product import Product
 from tracejit.fuse.scalar import Scalar
 from tracejit.runtime.cpu import Level

@@ -9,20 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tracejit.codegen.native.builder import (
-    I64,
-    PTR,
-    Builder,
-    Value,
-    const,
-    lanes_before,
-    named,
-    some_lanes,
-    transposed,
-)
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import lanes_before, some_lanes, transposed
 from tracejit.codegen.native.places import parts
 from tracejit.codegen.native.product_frame import Axes, Frame, Side
 from tracejit.codegen.native.rows import digits
+from tracejit.codegen.native.types import I64, PTR, Value, const, named
 from tracejit.fuse.product import stride
 
 _DEST = Value("%dest", PTR)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracejit.codegen.native.builder import I1, I8, I64, PTR, Builder, Value, const
+from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.entry import Phase
 from tracejit.codegen.native.microkernel import add_microkernel, tile_shape
 from tracejit.codegen.native.product_epilogue import add_epilogue
@@ -28,6 +28,7 @@ from tracejit.codegen.native.product_frame import (
 )
 from tracejit.codegen.native.product_pack import add_packer
 from tracejit.codegen.native.rows import digits, maybe
+from tracejit.codegen.native.types import I1, I8, I64, PTR, Value, const
 
 BLOCK = 384  # steps of k that are one chain of sums, at most
 PANELS = 4  # right panels in a task, if k is more than one block

@@ -1,36 +1,26 @@
 """The loops of a nest whose rows are not split: for each row (or vector of rows), pass after pass
-over its columns.
-
-Pass q computes the reductions whose elements need q reductions before them, and stores what varies
-over the columns and needs as many. What is dear and needed in a later pass too is kept in a row
-buffer.
+over its columns (native.passes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tracejit.codegen.native import words
 from tracejit.codegen.native.accumulate import Accumulator, Scanner, accumulator, finished
-from tracejit.codegen.native.builder import (
-    I64,
-    Builder,
-    Type,
-    Value,
-    const,
-    some_lanes,
-)
-from tracejit.codegen.native.strategy import Strategy, heavy
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import some_lanes
+from tracejit.codegen.native.passes import Pass, plan_passes
+from tracejit.codegen.native.strategy import Strategy
+from tracejit.codegen.native.types import I64, Type, Value, const
 from tracejit.codegen.native.values import Evaluator
 from tracejit.fuse.index import Axis, Index, linear
-from tracejit.fuse.loopnest import LoopNest, Store
-from tracejit.fuse.reductions import passes
+from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.regroup import parts
-from tracejit.fuse.scalar import Load, Scalar, in_order
-from tracejit.ir.dtypes import itemsize
+from tracejit.fuse.scalar import Scalar, in_order
 from tracejit.ir.graph import numel
 
 # Steps of one chain of a sum of floats, and up to how many there is one chain only. Errors of the
@@ -42,88 +32,6 @@ FEW = 16
 WIDE_ACROSS, WIDE_ROWS = 128, 512
 MOST_KEPT = 1 << 16  # bytes of row buffers, on the thread's stack
 MakeEvaluator = Callable[..., Evaluator]
-
-
-@dataclass
-class Pass:
-    """What one pass over the columns does. `keep`: written to row buffers; `kept`: read from
-    them."""
-
-    reduces: list[Scalar] = field(default_factory=list)
-    stores: list[Store] = field(default_factory=list)
-    keep: list[Scalar] = field(default_factory=list)
-    kept: list[Scalar] = field(default_factory=list)
-
-    def roots(self) -> list[Scalar]:
-        """What it evaluates for each column."""
-        return [*(r.args[0] for r in self.reduces), *(s for st in self.stores for s in st.needs)]
-
-
-def varies(scalar: Scalar) -> bool:
-    """Whether it differs from column to column."""
-    return scalar.op == "scan" or any(a.reduce for a in scalar.axes())
-
-
-def in_columns(store: Store) -> bool:
-    """Whether it is done for each column."""
-    return any(varies(s) for s in store.needs) or any(a.reduce for a in store.index.axes())
-
-
-def plan_passes(nest: LoopNest, most_kept: int) -> tuple[list[Pass], list[Store]]:
-    """The passes, and the stores of whole rows, which come last."""
-    when = passes(nest)
-    found: dict[int, Pass] = {}
-    last: list[Store] = []
-    for scalar in nest.body():
-        if scalar.op == "reduce":
-            found.setdefault(when[scalar.key] - 1, Pass()).reduces.append(scalar)
-    for store in nest.stores:
-        if in_columns(store):
-            depth = max(when[s.key] for s in store.needs)
-            found.setdefault(depth, Pass()).stores.append(store)
-        else:
-            last.append(store)
-    ordered = [found[q] for q in sorted(found)]
-    _keep(ordered, nest.columns, most_kept)
-    return ordered, last
-
-
-def _keep(ordered: list[Pass], columns: int, room: int) -> None:
-    """Choose what is put into row buffers: the largest dear expressions of several passes."""
-    seen: dict[int, Pass] = {}
-    for now in ordered:
-        mine: set[int] = set()
-        stack = now.roots()
-        while stack:
-            scalar = stack.pop()
-            if scalar.key in mine or scalar.op in ("reduce", "const") or not varies(scalar):
-                continue
-            mine.add(scalar.key)
-            first = seen.get(scalar.key)
-            size = columns * itemsize(scalar.dtype)
-            if first is not None and size <= room and heavy(_below(scalar)):
-                if scalar not in first.keep:
-                    room -= size
-                    first.keep.append(scalar)
-                now.kept.append(scalar)
-                continue
-            stack.extend(scalar.deps())
-        for key in mine:
-            seen.setdefault(key, now)
-
-
-def _below(scalar: Scalar) -> list[Scalar]:
-    """What computing it again would compute: itself and what is below, down to loads and
-    reductions."""
-    found: dict[int, Scalar] = {}
-    stack = [scalar]
-    while stack:
-        part = stack.pop()
-        if part.key in found or part.op in ("reduce", "const") or isinstance(part.arg, Load):
-            continue
-        found[part.key] = part
-        stack.extend(part.deps())
-    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -185,11 +93,11 @@ class Rows:
         """The vectors of a block of the vector axis: whole ones in a loop, then what is left."""
         assert self.vector is not None
         size, lanes, step = self.vector.size, self.strategy.lanes, self.strategy.block
-        start = b.mul(block, const(I64, step))
+        start = b.mul(block, step)
         whole = size // lanes * lanes
         stop = const(I64, min(whole, step))
         if self.blocks > 1:
-            stop = b.intrinsic("llvm.smin", I64, b.add(start, const(I64, step)), const(I64, whole))
+            stop = b.intrinsic("llvm.smin", I64, b.add(start, step), const(I64, whole))
         cut: list[tuple[int, int, LoopNest | None]] = [(0, size, None)]
         if not self.nest.reduction:
             cut = [*parts(self.nest, self.vector, lanes)]
@@ -201,7 +109,7 @@ class Rows:
                     yield at, lanes, None, nest
         rest = size - whole
         if rest:
-            last = b.icmp("eq", block, const(I64, self.blocks - 1))
+            last = b.icmp("eq", block, self.blocks - 1)
             with maybe(b, last, self.blocks > 1):
                 for piece in pieces(whole, rest, lanes, self.strategy.narrow):
                     yield *piece, nest
@@ -305,7 +213,7 @@ class Walk:
         if not inner and not across and axis.size > FEW and self._folds:
             size = BLOCK if self.rows.wide else FEW
             with b.loop(start, stop, size, f"{axis}_block") as block:
-                end = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, size)), stop)
+                end = b.intrinsic("llvm.smin", I64, b.add(block, size), stop)
                 with b.loop(block, end, name=str(axis)) as value:
                     self._step({**at, axis: value}, self.main, {})
                 self._fold()
@@ -337,7 +245,7 @@ class Walk:
             self._whole(at, start, stop, whole // lanes)
         if size > whole:
             narrow = self.rows.strategy.narrow
-            last = b.icmp("eq", first[1], const(I64, size)) if first else Value("true", Type("i1"))
+            last = b.icmp("eq", first[1], size) if first else Value("true", Type("i1"))
             with maybe(b, last, first is not None):
                 for place, count, mask in pieces(whole, size - whole, lanes, narrow, apart=True):
                     change = {"lanes": count, "mask": mask}
@@ -349,7 +257,7 @@ class Walk:
         change = {"lanes": lanes, "mask": None}
         if steps > CASCADE and self._folds:
             with b.loop(start, stop, BLOCK * lanes, f"{vector}_block") as block:
-                end = b.intrinsic("llvm.smin", I64, b.add(block, const(I64, BLOCK * lanes)), stop)
+                end = b.intrinsic("llvm.smin", I64, b.add(block, BLOCK * lanes), stop)
                 with b.loop(block, end, lanes, str(vector)) as place:
                     self._step({**at, vector: place}, self.main, change)
                 self._fold()
@@ -366,7 +274,7 @@ class Walk:
         here = self.evaluator(at, **change)
         here.running = lambda scalar, element: self._scan(scalar, element, here)
         for scalar in self.now.kept:
-            here.bind(scalar, self._buffered(scalar, here))
+            here.known[scalar.key] = self._buffered(scalar, here)
         for each in into:
             each.add(here)
         for store in self.now.stores:
@@ -388,7 +296,7 @@ class Walk:
             self.buffers[scalar.key] = b.alloca(element.scalar, count, name="kept")
         column = here.place(self.rows.column).base
         if self.row_lanes:
-            column = b.mul(column, const(I64, self.row_lanes))
+            column = b.mul(column, self.row_lanes)
         return b.gep(self.buffers[scalar.key], element.scalar, column), element
 
     def _put(self, scalar: Scalar, here: Evaluator) -> None:

@@ -7,7 +7,10 @@ memory, then they are combined, chunk after chunk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 
 from tracejit.codegen.native import words
 from tracejit.codegen.native.accumulate import (
@@ -16,26 +19,30 @@ from tracejit.codegen.native.accumulate import (
     finished,
     part_types,
 )
-from tracejit.codegen.native.builder import I64, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import Builder, Module
 from tracejit.codegen.native.entry import Phase, add_body
-from tracejit.codegen.native.rows import Pass, Place, Rows, Walk
+from tracejit.codegen.native.passes import Pass
+from tracejit.codegen.native.rows import MakeEvaluator, Place, Rows, Walk
 from tracejit.codegen.native.strategy import CHUNK_NS, GRAIN_NS, Strategy
+from tracejit.codegen.native.types import I64, Type, Value, const
 from tracejit.fuse.index import Index, linear
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.scalar import Scalar
 from tracejit.ir.graph import numel
 
 SCRATCH = "scratch"
+Steps = tuple[Value, Value]  # of the first reduction axis: begin and end
 
 
 @dataclass(frozen=True)
 class Room:
     """Where a part of a reduction lies in scratch: bytes to the partial results (chunk by chunk, in
-    each all rows) and to the final ones."""
+    each all rows) and to the final ones; `each`: from one chunk's to the next one's."""
 
     type: Type
     partial: int
     final: int
+    each: int
 
 
 def add_split(
@@ -45,22 +52,16 @@ def add_split(
     split = Split(nest, strategy)
     phases: list[Phase] = []
     pointers = [*(f"{b.name}_" for b in nest.buffers), SCRATCH]
-    for number, now in enumerate(split.rows.passes):
+    rows, passes = split.rows.tasks, split.rows.passes
+    for number, now in enumerate(passes):
         body = f"{name}.chunks.{number}"
-        add_body(module, body, pointers, lambda b, p, i, j, now=now: split.chunk(b, p, i, j, now))
-        tasks = split.rows.tasks * split.chunks
-        phases.append(Phase(body, tasks, max(int(GRAIN_NS / CHUNK_NS), 1)))
-        final = number == len(split.rows.passes) - 1
-        if not now.reduces and not final:
-            continue
-        body = f"{name}.combined.{number}"
-        add_body(
-            module,
-            body,
-            pointers,
-            lambda b, p, i, j, now=now, final=final: split.combine(b, p, i, j, now, final),
-        )
-        phases.append(Phase(body, split.rows.tasks, max(split.rows.tasks, 1)))
+        add_body(module, body, pointers, partial(split.chunk, now=now))
+        phases.append(Phase(body, rows * split.chunks, max(int(GRAIN_NS / CHUNK_NS), 1)))
+        final = now is passes[-1]
+        if now.reduces or final:
+            body = f"{name}.combined.{number}"
+            add_body(module, body, pointers, partial(split.combine, now=now, final=final))
+            phases.append(Phase(body, rows, max(rows, 1)))
     return split.size, phases
 
 
@@ -89,177 +90,129 @@ class Split:
         each = -(-self.padded * type.bits // 8 // 64) * 64
         partial = self.size
         self.size += each * (self.chunks + 1)
-        return Room(type, partial, partial + each * self.chunks)
+        return Room(type, partial, partial + each * self.chunks, each)
 
-    def _each(self, room: Room) -> int:
-        """Bytes from one chunk's partial results to the next one's."""
-        return (room.final - room.partial) // self.chunks
-
-    def _named(self, pointers: list[Value]) -> dict[str, Value]:
-        return {b.name: p for b, p in zip(self.nest.buffers, pointers, strict=False)}
-
-    def _known(self, b: Builder, scratch: Value, place: Place, before: Pass) -> dict[int, Value]:
-        """The reductions of earlier passes."""
-        known: dict[int, Value] = {}
-        for now in self.rows.passes:
-            if now is before:
-                break
-            for scalar in now.reduces:
-                rooms = self.rooms[scalar.key]
-                parts = [
-                    self._load(b, scratch, place, r, const(I64, r.final), scalar) for r in rooms
-                ]
-                known[scalar.key] = finished(b, scalar, parts, self.rows.wide)
-        return known
+    def _spots(self, b: Builder, pointers: list[Value], row: Value) -> Iterator[Spot]:
+        """The rows of task number `row`, or its vectors of rows."""
+        return (Spot(self, b, pointers, place) for place in self.rows.places(b, row))
 
     def chunk(self, b: Builder, pointers: list[Value], begin: Value, end: Value, now: Pass) -> None:
         """Partial results of one pass over chunks begin … end-1 of all rows' chunks."""
-        scratch = pointers[-1]
         with b.loop(begin, end, name="task") as task:
-            count = const(I64, self.chunks)
+            count, step = const(I64, self.chunks), const(I64, self.strategy.chunk)
             which = b.binary("urem", task, count)
-            low = b.mul(which, const(I64, self.strategy.chunk))
-            high = b.intrinsic(
-                "llvm.smin",
-                I64,
-                b.add(low, const(I64, self.strategy.chunk)),
-                const(I64, self.first.size),
-            )
+            low = b.mul(which, step)
+            high = b.intrinsic("llvm.smin", I64, b.add(low, step), const(I64, self.first.size))
             row = b.binary("udiv", task, count)
             if self.strategy.stride:
                 self._abreast(b, pointers, now, row, which, (low, high))
-            else:
-                for place in self.rows.places(b, row):
-                    for scalar, parts in self._walk(b, pointers, place, now, (low, high)).items():
-                        self._put(b, scratch, place, scalar, which, parts)
+                return
+            for spot in self._spots(b, pointers, row):
+                for scalar, parts in spot.walk(now, (low, high)).items():
+                    spot.put(scalar, which, parts)
 
     def _abreast(
-        self,
-        b: Builder,
-        pointers: list[Value],
-        now: Pass,
-        row: Value,
-        which: Value,
-        steps: tuple[Value, Value],
+        self, b: Builder, pointers: list[Value], now: Pass, row: Value, which: Value, steps: Steps
     ) -> None:
         """A chunk, a few steps for each vector of rows in turn; their totals are in scratch."""
-        scratch = pointers[-1]
-        for place in self.rows.places(b, row):
+        for spot in self._spots(b, pointers, row):
             for scalar in now.reduces:
-                parts = self._total(b, place, scalar).parts()
-                self._put(b, scratch, place, scalar, which, parts)
+                spot.put(scalar, which, spot.total(scalar).parts())
         stride = self.strategy.stride
         with b.loop(*steps, stride, "step") as step:
-            stop = b.intrinsic("llvm.smin", I64, b.add(step, const(I64, stride)), steps[1])
-            for place in self.rows.places(b, row):
-                for scalar, parts in self._walk(b, pointers, place, now, (step, stop)).items():
-                    total = self._total(b, place, scalar)
-                    total.take(self._got(b, scratch, place, scalar, which))
+            stop = b.intrinsic("llvm.smin", I64, b.add(step, stride), steps[1])
+            for spot in self._spots(b, pointers, row):
+                for scalar, parts in spot.walk(now, (step, stop)).items():
+                    total = spot.total(scalar)
+                    total.take(spot.got(scalar, which))
                     total.take(parts)
-                    self._put(b, scratch, place, scalar, which, total.parts())
-
-    def _total(self, b: Builder, place: Place, scalar: Scalar) -> Accumulator:
-        return accumulator(b, scalar, place.lanes, self.rows.column, self.rows.wide)
-
-    def _walk(
-        self,
-        b: Builder,
-        pointers: list[Value],
-        place: Place,
-        now: Pass,
-        steps: tuple[Value, Value],
-    ) -> dict[Scalar, list[Value]]:
-        """What a pass gives over some steps of the first reduction axis."""
-        known = self._known(b, pointers[-1], place, now)
-        make = self.rows.evaluator(b, self._named(pointers), place, known)
-        return Walk(self.rows, b, make, now, {}, place.lanes).run(steps)
-
-    def _offset(self, b: Builder, room: Room, which: Value) -> Value:
-        """Bytes to the partial results of chunk `which`."""
-        return b.add(b.mul(which, const(I64, self._each(room))), const(I64, room.partial))
-
-    def _put(
-        self,
-        b: Builder,
-        scratch: Value,
-        place: Place,
-        scalar: Scalar,
-        which: Value,
-        parts: list[Value],
-    ) -> None:
-        """Keep a chunk's partial results."""
-        for room, part in zip(self.rooms[scalar.key], parts, strict=True):
-            self._store(b, scratch, place, room, self._offset(b, room, which), part)
-
-    def _got(
-        self, b: Builder, scratch: Value, place: Place, scalar: Scalar, which: Value
-    ) -> list[Value]:
-        """A chunk's partial results."""
-        return [
-            self._load(b, scratch, place, room, self._offset(b, room, which), scalar)
-            for room in self.rooms[scalar.key]
-        ]
+                    spot.put(scalar, which, total.parts())
 
     def combine(
-        self,
-        b: Builder,
-        pointers: list[Value],
-        begin: Value,
-        end: Value,
-        now: Pass,
-        final: bool,
+        self, b: Builder, pointers: list[Value], begin: Value, end: Value, now: Pass, final: bool
     ) -> None:
         """Final results of one pass, from its chunks; after the last pass also the rows' stores."""
-        scratch = pointers[-1]
         with b.loop(begin, end, name="row") as task:
-            for place in self.rows.places(b, task):
-                known = self._known(b, scratch, place, now)
+            for spot in self._spots(b, pointers, task):
+                known = spot.known(now)
                 for scalar in now.reduces:
-                    known[scalar.key] = self._combined(b, scratch, place, scalar, final)
+                    known[scalar.key] = spot.combined(scalar, final)
                 if final:
-                    here = self.rows.evaluator(b, self._named(pointers), place, known)({})
+                    here = spot.evaluator(known)({})
                     for store in self.rows.last:
                         here.store(store)
 
-    def _combined(
-        self, b: Builder, scratch: Value, place: Place, scalar: Scalar, final: bool
-    ) -> Value:
-        rooms = self.rooms[scalar.key]
-        total = self._total(b, place, scalar)
-        with b.loop(const(I64, 0), const(I64, self.chunks), name="chunk") as chunk:
-            total.take(self._got(b, scratch, place, scalar, chunk))
+
+@dataclass
+class Spot:
+    """A row, or a vector of rows, in one phase: what it computes, and keeps in scratch."""
+
+    split: Split
+    b: Builder
+    pointers: list[Value]
+    place: Place
+
+    def evaluator(self, known: dict[int, Value]) -> MakeEvaluator:
+        named = {b.name: p for b, p in zip(self.split.nest.buffers, self.pointers, strict=False)}
+        return self.split.rows.evaluator(self.b, named, self.place, known)
+
+    def known(self, before: Pass) -> dict[int, Value]:
+        """The reductions of earlier passes."""
+        known: dict[int, Value] = {}
+        for now in takewhile(lambda now: now is not before, self.split.rows.passes):
+            for scalar in now.reduces:
+                rooms = self.split.rooms[scalar.key]
+                parts = [self._load(r, const(I64, r.final), scalar) for r in rooms]
+                known[scalar.key] = finished(self.b, scalar, parts, self.split.rows.wide)
+        return known
+
+    def total(self, scalar: Scalar) -> Accumulator:
+        rows = self.split.rows
+        return accumulator(self.b, scalar, self.place.lanes, rows.column, rows.wide)
+
+    def walk(self, now: Pass, steps: Steps) -> dict[Scalar, list[Value]]:
+        """What a pass gives over some steps of the first reduction axis."""
+        make = self.evaluator(self.known(now))
+        return Walk(self.split.rows, self.b, make, now, {}, self.place.lanes).run(steps)
+
+    def _offset(self, room: Room, which: Value) -> Value:
+        """Bytes to the partial results of chunk `which`."""
+        b = self.b
+        return b.add(b.mul(which, room.each), room.partial)
+
+    def put(self, scalar: Scalar, which: Value, parts: list[Value]) -> None:
+        """Keep a chunk's partial results."""
+        for room, part in zip(self.split.rooms[scalar.key], parts, strict=True):
+            self._store(room, self._offset(room, which), part)
+
+    def got(self, scalar: Scalar, which: Value) -> list[Value]:
+        """A chunk's partial results."""
+        rooms = self.split.rooms[scalar.key]
+        return [self._load(room, self._offset(room, which), scalar) for room in rooms]
+
+    def combined(self, scalar: Scalar, final: bool) -> Value:
+        """The reduction, from all chunks; kept unless it is the `final` pass that wants it."""
+        total = self.total(scalar)
+        with self.b.loop(0, self.split.chunks, name="chunk") as chunk:
+            total.take(self.got(scalar, chunk))
         parts = total.parts()
-        for room, part in zip(rooms, parts, strict=True):
+        for room, part in zip(self.split.rooms[scalar.key], parts, strict=True):
             if not final:
-                self._store(b, scratch, place, room, const(I64, room.final), part)
-        return finished(b, scalar, parts, self.rows.wide)
+                self._store(room, const(I64, room.final), part)
+        return finished(self.b, scalar, parts, self.split.rows.wide)
 
-    def _address(
-        self, b: Builder, scratch: Value, place: Place, room: Room, offset: Value
-    ) -> Value:
-        at = self.rows.evaluator(b, {}, place, {})({}).place(self.row).base
-        return b.gep(b.gep(scratch, Type("i8"), offset), room.type, at)
+    def _address(self, room: Room, offset: Value) -> Value:
+        b = self.b
+        here = self.split.rows.evaluator(b, {}, self.place, {})({})
+        at = here.place(self.split.row).base
+        return b.gep(b.gep(self.pointers[-1], Type("i8"), offset), room.type, at)
 
-    def _load(
-        self, b: Builder, scratch: Value, place: Place, room: Room, offset: Value, scalar: Scalar
-    ) -> Value:
-        address = self._address(b, scratch, place, room, offset)
-        loaded = b.load(address, Type(room.type.kind, place.lanes))
-        flag = scalar.arg in ("any", "all") and room.type.kind == "i8"
-        return words.from_memory(b, loaded, "bool") if flag and _is_bool(scalar) else loaded
+    def _load(self, room: Room, offset: Value, scalar: Scalar) -> Value:
+        address = self._address(room, offset)
+        loaded = self.b.load(address, Type(room.type.kind, self.place.lanes))
+        flag = scalar.arg in ("any", "all") and scalar.args[0].dtype == "bool"
+        return words.from_memory(self.b, loaded, "bool") if flag else loaded
 
-    def _store(
-        self,
-        b: Builder,
-        scratch: Value,
-        place: Place,
-        room: Room,
-        offset: Value,
-        value: Value,
-    ) -> None:
-        address = self._address(b, scratch, place, room, offset)
-        b.store(words.to_memory(b, value), address)
-
-
-def _is_bool(scalar: Scalar) -> bool:
-    return scalar.args[0].dtype == "bool"
+    def _store(self, room: Room, offset: Value, value: Value) -> None:
+        address = self._address(room, offset)
+        self.b.store(words.to_memory(self.b, value), address)

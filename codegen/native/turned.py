@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tracejit.codegen.native import words
-from tracejit.codegen.native.builder import I64, Builder, Type, Value, const, transposed
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import transposed
 from tracejit.codegen.native.rows import Place, Rows, digits, maybe, pieces
 from tracejit.codegen.native.strategy import TILE, Strategy
+from tracejit.codegen.native.types import I64, Type, Value, const
 from tracejit.fuse.index import Axis
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.fuse.scalar import Scalar
@@ -43,8 +45,8 @@ class Turned(Rows):
         spans = []
         for axis in (self.across, self.along):
             count = const(I64, -(-axis.size // TILE))
-            begin = b.mul(b.binary("urem", task, count), const(I64, TILE))
-            end = b.add(begin, const(I64, TILE))
+            begin = b.mul(b.binary("urem", task, count), TILE)
+            end = b.add(begin, TILE)
             spans.append((begin, b.intrinsic("llvm.smin", I64, end, const(I64, axis.size))))
             task = b.binary("udiv", task, count)
         (top, bottom), (left, right) = spans
@@ -80,7 +82,7 @@ class Turned(Rows):
             with b.loop(begin, stop, lanes, str(axis)) as at:
                 yield Place({axis: at}, lanes, None)
         if axis.size > whole:
-            with maybe(b, b.icmp("eq", end, const(I64, axis.size)), axis.size > TILE):
+            with maybe(b, b.icmp("eq", end, axis.size), axis.size > TILE):
                 for at, count, mask in pieces(whole, axis.size - whole, lanes, lanes):
                     yield Place({axis: at}, count, mask)
 
@@ -97,19 +99,17 @@ class Turned(Rows):
         """One square, into the tile; beyond the last row of memory that row repeats."""
         size, rows = self.along.size, []
         for k in range(place.lanes):
-            at = b.add(axes[self.along], const(I64, k))
+            at = b.add(axes[self.along], k)
             if size % place.lanes:
                 at = b.intrinsic("llvm.smin", I64, at, const(I64, size - 1))
             here = Place({**axes, **place.axes, self.along: at}, place.lanes, place.mask)
             make = self.evaluator(b, pointers, here, {})
             rows.append(words.to_memory(b, make({}, vector=self.across).wide(load)))
         for k, column in enumerate(transposed(b, rows)):
-            b.store(
-                column, self._address(b, load, tile, b.add(corner[0], const(I64, k)), corner[1])
-            )
+            b.store(column, self._address(b, load, tile, b.add(corner[0], k), corner[1]))
 
     def _address(self, b: Builder, load: Scalar, tile: Value, row: Value, column: Value) -> Value:
-        position = b.add(b.mul(row, const(I64, TILE)), column)
+        position = b.add(b.mul(row, TILE), column)
         return b.gep(tile, Type(words.memory_kind(load.dtype)), position)
 
     def _held(

@@ -5,10 +5,14 @@ neighbouring places: one axis may be a vector's lanes. What is the same in all l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from tracejit.codegen.native import philox, words
-from tracejit.codegen.native.builder import I1, I64, PTR, Builder, Type, Value, const, iota
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.lanes import iota
+from tracejit.codegen.native.places import times
+from tracejit.codegen.native.types import I1, I64, Type, Value, const
 from tracejit.fuse.index import Atom, Axis, FloorDiv, Index, Indirect, Mod, reach
 from tracejit.fuse.loopnest import LoopNest, Store
 from tracejit.fuse.scalar import Load, Scalar
@@ -53,10 +57,6 @@ class Evaluator:
         self.known: dict[int, Value] = dict(self.bound)
         self.places: dict[Index, Place] = {}
         self.drawn: dict[tuple[Index, str, int], list[Value]] = {}
-
-    def bind(self, scalar: Scalar, value: Value) -> None:
-        """What an expression (a reduction, mostly) is worth here."""
-        self.known[scalar.key] = value
 
     def value(self, scalar: Scalar) -> Value:
         """The expression: a scalar if it is the same in all lanes, else a vector."""
@@ -120,8 +120,8 @@ class Evaluator:
             index = place.arg
         else:
             at = self.known[place.key]
-            words = philox.block(b, b.binary("ashr", at, const(at.type, 2)), key)
-            return philox.chosen(b, words, b.binary("and", at, const(at.type, 3)))
+            words = philox.block(b, b.binary("ashr", at, 2), key)
+            return philox.chosen(b, words, b.binary("and", at, 3))
         step, first = self._step(index) if not key.type.lanes else (0, 0)
         if not step:
             number, words = index % 4, self._blocks(index // 4, key)
@@ -149,7 +149,7 @@ class Evaluator:
         if found is None:
             b = self.builder
             if step:
-                first = b.binary("ashr", self.place(index).base, const(I64, 2))
+                first = b.binary("ashr", self.place(index).base, 2)
                 wide = b.splat(first, self.lanes * step // 4)
                 counter = b.add(wide, iota(wide.type))
             else:
@@ -182,9 +182,9 @@ class Evaluator:
             part = self._atom(atom)
             if part.lanes is not None:
                 wide = self._to_kind(part.lanes, kind)
-                vectors.append(self._times(wide, coefficient))
+                vectors.append(times(b, wide, coefficient))
                 continue
-            base = self._plus(base, self._times(part.base, coefficient))
+            base = self._plus(base, times(b, part.base, coefficient))
             stride += part.stride * coefficient
         if not vectors:
             return Place(base, stride)
@@ -200,11 +200,6 @@ class Evaluator:
         """An integer, not negative or in range, of another width."""
         to = value.type.of(kind)
         return self.builder.cast("trunc" if to.bits < value.type.bits else "sext", value, to)
-
-    def _times(self, value: Value, factor: int) -> Value:
-        if factor == 1:
-            return value
-        return self.builder.mul(value, const(value.type, factor))
 
     def _plus(self, a: Value, b: Value) -> Value:
         if a.text == "0":
@@ -230,7 +225,7 @@ class Evaluator:
         wide = self._as_value(inner, Type("i64" if reach(atom.index) >= 1 << 31 else "i32"))
         found = self.builder.binary(op, wide, const(wide.type, atom.divisor))
         if whole and lift:
-            found = self.builder.sub(found, const(wide.type, lift))
+            found = self.builder.sub(found, lift)
         return Place(found, 0, found)
 
     def _together(self, atom: FloorDiv | Mod) -> bool:
@@ -263,11 +258,10 @@ class Evaluator:
 
     def _load(self, scalar: Scalar) -> Value:
         assert isinstance(scalar.arg, Load)
-        b, buffer = self.builder, scalar.arg.buffer
+        b, pointer = self.builder, self.pointers[scalar.arg.buffer]
         place = self.place(scalar.arg.index)
         element = Type(words.memory_kind(scalar.dtype))
         mask = self.known[scalar.args[0].key] if scalar.args else None
-        pointer = self.pointers[buffer]
         if place.uniform:
             loaded = self._load_one(pointer, place.base, element, mask)
         elif mask is not None and not mask.type.lanes:  # all lanes or none
@@ -299,9 +293,8 @@ class Evaluator:
         address = b.gep(pointer, element, base)
         if mask is None:
             return b.load(address, element)
-        zero = const(element, 0)
         spare = b.alloca(element, name="zero")
-        b.store(zero, spare)
+        b.store(const(element, 0), spare)
         some = self._vote("or", mask) if mask.type.lanes else mask
         one = b.load(b.select(some, address, spare), element)
         if not mask.type.lanes:
@@ -367,7 +360,7 @@ class Evaluator:
     def _every_second(self, address: Value, element: Type) -> Value:
         """Elements 0, 2, 4, …: of two vectors of neighbours that end with the last."""
         b, wide = self.builder, Type(element.kind, self.lanes)
-        after = b.gep(address, element, const(I64, self.lanes - 1))
+        after = b.gep(address, element, self.lanes - 1)
         places = [2 * k if 2 * k < self.lanes else 2 * k + 1 for k in range(self.lanes)]
         return b.shuffle(b.load(address, wide), b.load(after, wide), places)
 
@@ -396,18 +389,11 @@ class Evaluator:
         varies = value.type.lanes or not place.uniform or (mask is not None and mask.type.lanes)
         if not varies:
             address = b.gep(pointer, element, place.base)
-            if mask is None:
-                b.store(value, address)
-                return
-            with b.when(mask):
+            with nullcontext() if mask is None else b.when(mask):
                 b.store(value, address)
             return
         value = b.splat(value, self.lanes)
         valid = self._valid(mask)
-        if place.lanes is None and place.stride == 1:
-            b.masked_store(value, b.gep(pointer, element, place.base), valid)
-            return
-        b.masked_store(value, self._addresses(pointer, place, element), valid)
-
-
-__all__ = ["PTR", "Evaluator", "Place"]
+        near = place.lanes is None and place.stride == 1
+        one = b.gep(pointer, element, place.base) if near else None
+        b.masked_store(value, one or self._addresses(pointer, place, element), valid)

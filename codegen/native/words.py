@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tracejit.codegen.native import math
-from tracejit.codegen.native.builder import I1, Builder, Type, Value, const
+from tracejit.codegen.native.builder import Builder
+from tracejit.codegen.native.types import I1, Type, Value, const
 from tracejit.fuse.scalar import NoRule
 from tracejit.ir.dtypes import FLOATS, HALVES, INTS
 
@@ -47,7 +48,7 @@ def to_memory(b: Builder, value: Value) -> Value:
 
 def from_memory(b: Builder, value: Value, dtype: str) -> Value:
     """A loaded value as it is computed with."""
-    return b.icmp("ne", value, const(value.type, 0)) if dtype == "bool" else value
+    return b.icmp("ne", value, 0) if dtype == "bool" else value
 
 
 def number(dtype: str, value: bool | int | float) -> Value:
@@ -99,7 +100,7 @@ def widen(b: Builder, x: Value, dtype: str) -> Value:
     if dtype == "f16":
         return b.cast("fpext", x, x.type.of("float"))
     wide = b.cast("zext", x, x.type.of("i32"))
-    return b.bitcast(b.binary("shl", wide, const(wide.type, 16)), "float")
+    return b.bitcast(b.binary("shl", wide, 16), "float")
 
 
 def narrow(b: Builder, x: Value, dtype: str) -> Value:
@@ -118,10 +119,10 @@ def narrow(b: Builder, x: Value, dtype: str) -> Value:
 def _to_bf16(b: Builder, x: Value) -> Value:
     bits = b.bitcast(x, "i32")
     wide = bits.type
-    odd = b.binary("and", b.binary("lshr", bits, const(wide, 16)), const(wide, 1))
-    up = b.add(bits, b.add(odd, const(wide, 0x7FFF)))
-    kept = b.select(b.fcmp("uno", x, x), const(wide, 0x7FC00000), up)
-    return b.cast("trunc", b.binary("lshr", kept, const(wide, 16)), wide.of("i16"))
+    odd = b.binary("and", b.binary("lshr", bits, 16), 1)
+    up = b.add(bits, b.add(odd, 0x7FFF))
+    kept = b.select(b.fcmp("uno", x, x), 0x7FC00000, up)
+    return b.cast("trunc", b.binary("lshr", kept, 16), wide.of("i16"))
 
 
 def bitcast(b: Builder, x: Value, new: str) -> Value:
@@ -151,8 +152,8 @@ def _divided(op: str) -> Rule:
             return b.binary(f"u{op}", x, y)
         if not y.text.startswith("%"):
             return b.binary(f"s{op}", x, y)
-        minus = b.icmp("eq", y, const(y.type, -1))
-        safe = b.binary(f"s{op}", x, b.select(minus, const(y.type, 1), y))
+        minus = b.icmp("eq", y, -1)
+        safe = b.binary(f"s{op}", x, b.select(minus, 1, y))
         zero = const(x.type, 0)
         return b.select(minus, b.sub(zero, x) if op == "div" else zero, safe)
 
@@ -186,7 +187,7 @@ def _intrinsic(name: str) -> Rule:
 
 
 def _negative(b: Builder, dtype: str, x: Value) -> Value:
-    return b.fneg(x) if dtype in FLOATS else b.sub(const(x.type, 0), x)
+    return b.fneg(x) if dtype in FLOATS else b.sub(0, x)
 
 
 def _absolute(b: Builder, dtype: str, x: Value) -> Value:
@@ -196,12 +197,12 @@ def _absolute(b: Builder, dtype: str, x: Value) -> Value:
 
 
 def _reciprocal_root(b: Builder, dtype: str, x: Value) -> Value:
-    return b.fdiv(const(x.type, 1.0), b.intrinsic("llvm.sqrt", x.type, x))
+    return b.fdiv(1.0, b.intrinsic("llvm.sqrt", x.type, x))
 
 
 def _sign(b: Builder, dtype: str, x: Value) -> Value:
     bits = b.bitcast(x, f"i{x.type.bits}")
-    return b.icmp("slt", bits, const(bits.type, 0))
+    return b.icmp("slt", bits, 0)
 
 
 RULES: dict[str, Rule] = {
@@ -226,7 +227,7 @@ RULES: dict[str, Rule] = {
     "and": _by_kind("and", "and"),
     "or": _by_kind("or", "or"),
     "xor": _by_kind("xor", "xor"),
-    "not": lambda b, dtype, x: b.binary("xor", x, const(x.type, -1)),
+    "not": lambda b, dtype, x: b.binary("xor", x, -1),
     "shl": _by_kind("shl", "shl"),
     "shr": _by_sign("ashr", "lshr"),
     "where": lambda b, dtype, c, x, y: b.select(c, x, y),

@@ -173,19 +173,6 @@ def _plain(metadata: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def disassemble(binary: Binary) -> str:
-    """The machine code as text: SASS by nvdisasm for CUDA; for HIP the assembly, which is the same
-    one to one.
-    """
-    if binary.kind != "cubin":
-        return binary.assembly
-    with tempfile.TemporaryDirectory(prefix="tracejit-") as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(binary.code)
-        command = [private.triton_tool("nvdisasm"), "-c", str(path)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     return int(found.group(1)) if found else 0

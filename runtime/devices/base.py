@@ -25,8 +25,7 @@ def execute(source: KernelSource) -> dict[str, Any]:
 
 def check_spans(source: KernelSource, tensors: tuple[torch.Tensor, ...]) -> None:
     """Raise ValueError unless each parameter has a CPU tensor whose memory holds all that the
-    kernel may reach.
-    """
+    kernel may reach."""
     if len(tensors) != len(source.params):
         raise ValueError(f"{source.name} takes {len(source.params)} tensors, not {len(tensors)}")
     for (name, _), span, tensor in zip(source.params, source.spans, tensors, strict=True):

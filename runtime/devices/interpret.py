@@ -46,8 +46,7 @@ class Interpreted:
 
     def __call__(self, *tensors: torch.Tensor) -> None:
         """Run all programs, one after another. Raises ValueError for tensors that the kernel would
-        reach beyond.
-        """
+        reach beyond."""
         check_spans(self.source, tensors)
         with interpreting() as builder:
             builder.set_grid_dim(self.source.grid, 1, 1)
@@ -70,8 +69,7 @@ def pointer(tensor: torch.Tensor, kind: Any) -> Any:
 @contextmanager
 def interpreting() -> Iterator[Any]:
     """`triton.language` computes with NumPy inside. Yields the builder, which holds the grid and
-    program index.
-    """
+    program index."""
     interpreter = private.triton_interpreter()
     semantic = rounding_semantic()
     with gate, private.triton_language, np.errstate(all="ignore"):
@@ -122,8 +120,7 @@ def put_back(changes: list[tuple[Any, str, Any]]) -> None:
 
 def replace_combining() -> list[tuple[Any, str, Any]]:
     """Put `reduce` and `associative_scan` below in place of the interpreter's; returns what puts
-    them back.
-    """
+    them back."""
     import triton.language as tl
 
     before = []
@@ -241,8 +238,7 @@ def combined(combine_fn: Any, left: list[Any], right: list[Any]) -> list[Any]:
 
 def wrap(data: Any, dtype: Any) -> Any:
     """An array as the interpreter's tensor; one without dimensions is a scalar, which it holds in
-    one element.
-    """
+    one element."""
     import triton.language as tl
 
     handle = private.triton_interpreter().TensorHandle

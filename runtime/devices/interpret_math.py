@@ -12,37 +12,21 @@ import torch
 
 from tracejit.runtime import private
 
+# What libdevice and torch call the same.
+ALIKE = (
+    "exp exp2 expm1 log log2 log10 log1p rsqrt sin cos tan asin acos atan sinh cosh tanh asinh "
+    "acosh atanh trunc erf erfc erfinv lgamma pow atan2 hypot copysign nextafter fmod"
+)
 # libdevice's name -> torch's function.
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "nearbyint": torch.round,
-    "fmod": torch.fmod,
-    **{
-        name: getattr(torch, name)
-        for name in (
-            *(
-                "exp",
-                "exp2",
-                "expm1",
-                "log",
-                "log2",
-                "log10",
-                "log1p",
-                "rsqrt",
-                "sin",
-                "cos",
-                "tan",
-            ),
-            *("asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "trunc"),
-            *("erf", "erfc", "erfinv", "lgamma", "pow", "atan2", "hypot", "copysign", "nextafter"),
-        )
-    },
+    **{name: getattr(torch, name) for name in ALIKE.split()},
 }
 
 
 class Library:
     """Stands for the module `libdevice` in a kernel's namespace: `libdevice.exp(x)` on the
-    interpreter's tensors.
-    """
+    interpreter's tensors."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in FUNCTIONS:

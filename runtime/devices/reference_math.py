@@ -67,8 +67,7 @@ def reduce(name: str, value: torch.Tensor, sizes: Sizes) -> torch.Tensor:
 
 def scan(name: str, value: torch.Tensor, sizes: Sizes) -> torch.Tensor:
     """Combine what comes before, itself included, along the dimensions of `sizes` in row-major
-    order.
-    """
+    order."""
     if not sizes:
         return value
     columns, full = _columns(value, sizes)

@@ -74,8 +74,7 @@ class GPUKernel:
 
     def _load(self, index: int) -> Callable[..., None]:
         """Load the machine code on one device and bind everything that stays the same from launch
-        to launch.
-        """
+        to launch."""
         driver = private.triton_driver()
         binary, grid = self.binary, self.source.grid
         metadata = binary.metadata
@@ -93,8 +92,7 @@ class GPUKernel:
 
     def _description(self) -> Any:
         """What Triton's launcher reads of a source: parameter names, their types, and which are
-        constants.
-        """
+        constants."""
         constants = dict.fromkeys(self.source.constants, "constexpr")
         types = {**dict(self.source.params), **constants}
         names = list(types)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime.checker import Checker
+from tracejit.runtime.ending import MISS
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.trace.conclude import path_of
@@ -70,13 +71,21 @@ def checker(guards: GuardSet, fn: Any) -> Checker:
     return Checker(guards, fn)
 
 
+def inputs_of(checker: Checker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The program's inputs in a call, as a dispatcher asks for them; None if a guard fails."""
+    found = checker.fast(args, kwargs)
+    if found is MISS:
+        found = checker.closely(args, kwargs)
+    return None if found is MISS else found
+
+
 def check(guards: GuardSet, fn: Any, *args: Any, **kwargs: Any) -> str:
     """Empty if the guards hold, else the failure in words. All three readers of the guards must
     agree on it.
     """
     slow = guards.values(fn, args, kwargs)
     for _ in range(3):  # evaluated, bound, and compared by identity
-        fast = checker(guards, fn)(args, kwargs)
+        fast = inputs_of(checker(guards, fn), args, kwargs)
         assert (fast is None) == isinstance(slow, Failure), (str(slow), fast)
         if not isinstance(slow, Failure) and fast is not None:
             given = guards.given(slow)

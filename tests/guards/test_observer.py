@@ -23,7 +23,7 @@ from tracejit.runtime.guards import GuardSet
 from tracejit.trace.observe import Observer
 from tracejit.trace.recording import Recording
 
-from .support import changes_of, check, checker, guards_of, observe, reason_of
+from .support import changes_of, check, checker, guards_of, inputs_of, observe, reason_of
 
 COUNT = 0
 SEEN: list[int] = []
@@ -456,5 +456,5 @@ def test_objects_made_anew_for_each_call_are_walked() -> None:
     compiled = checker(guards, f)
     before = compiled.fast
     for _ in range(5):
-        assert compiled((State(2.0), x), {}) is not None
+        assert inputs_of(compiled, (State(2.0), x), {}) is not None
     assert compiled.fast is before  # no longer bound to one object, so never bound again

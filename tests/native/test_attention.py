@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as eager
 
+from tests.executors import spilled
 from tracejit.codegen.native import matrix_unit
 from tracejit.codegen.native.attention import generate_attention
 from tracejit.codegen.native.attention_frame import tiling
-from tracejit.codegen.native.objects import compile_kernel, compile_text, spilled
+from tracejit.codegen.native.objects import compile_kernel, compile_text
 from tracejit.fuse import attention as fuse
 from tracejit.fuse.attention import Attention, Refused, as_attention, with_attention
 from tracejit.fuse.program import Program, Ref, RunExtern, RunKernel, Slot

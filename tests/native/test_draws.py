@@ -61,7 +61,7 @@ def plan_of(f: Function) -> str:
 def calls(f: Function) -> set[str]:
     """The library calls of the plan."""
     (entry,) = dispatcher_of(f).entries
-    return set(entry.bound.plan.manifest["externs"].values())
+    return set(entry.bound.stored.manifest["externs"].values())
 
 
 X = torch.linspace(-2, 2, 5 * 33).reshape(5, 33)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.executors import spilled
 from tracejit.codegen.native import math, math_double, math_explog, math_trig
-from tracejit.codegen.native.builder import F32, I64, Builder, Module, Type, Value, const
+from tracejit.codegen.native.builder import Builder, Module
 from tracejit.codegen.native.entry import Phase, add_body, add_entry
 from tracejit.codegen.native.math_registers import Writer
 from tracejit.codegen.native.math_trig import LARGE
-from tracejit.codegen.native.objects import compile_text, spilled, undefined
+from tracejit.codegen.native.objects import compile_text, undefined
+from tracejit.codegen.native.types import F32, I64, Type, Value, const
 from tracejit.runtime import cpu
 from tracejit.runtime.devices.native import UNDEFINED, entry
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import tracejit.ops  # noqa: F401  (registers the rows)
+from tests.executors import spilled
 from tracejit.codegen.native.builder import Module
 from tracejit.codegen.native.microkernel import add_microkernel, tile_shape
-from tracejit.codegen.native.objects import compile_kernel, compile_text, spilled
+from tracejit.codegen.native.objects import compile_kernel, compile_text
 from tracejit.codegen.native.product import generate_product
 from tracejit.fuse.finish import finish
 from tracejit.fuse.index import Axis, Index

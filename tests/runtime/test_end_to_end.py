@@ -77,7 +77,7 @@ def test_softmax_is_one_kernel() -> None:
     f(x)
     torch.testing.assert_close(f(x), softmax(x))
     (entry,) = dispatcher_of(f).entries
-    assert entry.bound is not None and len(entry.bound.plan.manifest["kernels"]) == 1
+    assert entry.bound is not None and len(entry.bound.stored.manifest["kernels"]) == 1
 
 
 def test_second_object_finds_the_plan_on_disk() -> None:

@@ -8,6 +8,7 @@ import inspect
 import io
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 import tracejit
+from tests.executors import BACKEND
 from tracejit.api import is_compiled, plain
 from tracejit.runtime.errors import BadOption, NotCompilable, NotCompiled
 
@@ -254,3 +256,26 @@ def test_unknown_attribute_of_the_package() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         tracejit.nothing  # noqa: B018
     assert {"compile", "explain", "last_traces"} <= set(dir(tracejit))
+
+
+class Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 2.0
+
+    def repeat(self, x: Any, times: int) -> Any:
+        for _ in range(times):
+            x = x * self.scale
+        return x
+
+
+def test_a_partial_of_a_method(fresh_cache: Any) -> None:
+    """What it is made of is reached from it, through a partial of a partial too."""
+    module, x = Repeated(), torch.ones(3)
+    for twice in (partial(module.repeat, times=2), partial(partial(module.repeat), times=2)):
+        module.scale = 2.0
+        compiled = tracejit.compile(twice, backend=BACKEND, wait=True)
+        assert all(compiled(x).equal(x * 4) for _ in range(4))
+        assert len(tracejit.api.dispatcher_of(compiled).entries) == 1
+        module.scale = 3.0
+        assert all(compiled(x).equal(x * 9) for _ in range(2))

@@ -28,7 +28,8 @@ from tracejit.fuse.program import (
     Slot,
 )
 from tracejit.ir.graph import Origin, contiguous_strides
-from tracejit.runtime.plan import Leave, Plan, load
+from tracejit.runtime.plan import Leave, Plan, apart, load
+from tracejit.runtime.reasons import Failure
 
 NEST = LoopNest("plus_one", (), (Buffer("x", "f32", 16), Buffer("out", "f32", 16, True)), ())
 HERE = Origin("/home/someone/model.py", 7, "forward", "layers.0")
@@ -46,14 +47,18 @@ def plus_one(x: torch.Tensor, out: torch.Tensor) -> None:
     out.copy_((x + 1).reshape(out.shape))
 
 
+def rendered(program: Program) -> tuple[str, dict[str, Any]]:
+    return render(program, {id(NEST): "plus_one"}, "a test")
+
+
 def loaded(program: Program) -> Plan:
-    text, manifest = render(program, {id(NEST): "plus_one"}, "a test")
+    text, manifest = rendered(program)
     return load(text, json.loads(json.dumps(manifest)), {"plus_one": plus_one})
 
 
 def test_text_is_readable() -> None:
     program = Program([slot("x", 4, 4)], [kernel("x", slot("v", 4, 4))], ["v"])
-    assert loaded(program).text == (
+    assert rendered(program)[0] == (
         "# a test\n"
         "def run(inputs):\n"
         "    (x,) = inputs\n"
@@ -70,10 +75,12 @@ def test_chain_reuses_memory_but_not_for_outputs(
 ) -> None:
     monkeypatch.setattr(memory, "KEPT", kept)
     steps = [kernel(f"v{i}", slot(f"v{i + 1}", 4, 4)) for i in range(5)]
-    plan = loaded(Program([slot("v0", 4, 4)], [*steps], ["v5"]))
+    program = Program([slot("v0", 4, 4)], [*steps], ["v5"])
+    text, manifest = rendered(program)
     # Two in turn, and one of its own for the output.
-    assert plan.text.count("empty_cpu(") == (1 if kept else 3)
-    assert len(plan.manifest["kept"]) == (2 if kept else 0)
+    assert text.count("empty_cpu(") == (1 if kept else 3)
+    assert len(manifest["kept"]) == (2 if kept else 0)
+    plan = loaded(program)
     x = torch.randn(4, 4)
     before = x.clone()
     (out,) = plan.run((x,))
@@ -187,7 +194,18 @@ def test_expected_number(number: float) -> None:
     assert plan.run((torch.tensor(number),)) == ()
     with pytest.raises(Leave) as caught:
         plan.run((torch.tensor(2.0),))
-    assert caught.value.reason.place == "model.py:7 in layers.0"
+    leave = caught.value
+    assert leave.reason.place == "model.py:7 in layers.0"
+    assert leave.failure == Failure(leave.reason.place, repr(number), "2.0", "data")
+    assert leave.decision == (0, 2.0) and f"is 2.0, recorded was {number!r}" in leave.reason.text
+
+
+def test_a_plan_that_is_left_for_no_number_says_what_is_so() -> None:
+    x = torch.zeros(4)
+    with pytest.raises(Leave) as caught:
+        apart((x,), (16,), (x[1:],), (12,))
+    text = "a tensor that is written lies in memory of another"
+    assert caught.value.failure == Failure("", "", text, "data") and caught.value.decision is None
 
 
 def test_zero_has_a_sign() -> None:

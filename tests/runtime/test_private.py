@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from tracejit.codegen.native import objects
-from tracejit.runtime import ambient, cpu, private, settings
+from tracejit.runtime import cpu, private, settings, tracers
 from tracejit.runtime.devices import native
 from tracejit.runtime.externs import resolve
 
@@ -203,23 +203,23 @@ def test_reinterpreted_memory(there: bool, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_active_is_noticed() -> None:
-    seen: dict[str, bool] = {"nothing": ambient.traced()}
-    torch.func.vmap(lambda x: seen.update(vmap=ambient.traced()) or x)(torch.ones(2))
+    seen: dict[str, bool] = {"nothing": tracers.traced()}
+    torch.func.vmap(lambda x: seen.update(vmap=tracers.traced()) or x)(torch.ones(2))
 
     class Mode(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             return function(*args, **(kwargs or {}))
 
     with Mode():
-        seen["function mode"] = ambient.traced()
+        seen["function mode"] = tracers.traced()
     with torch.device("cpu"):
-        seen["device"] = ambient.traced()
+        seen["device"] = tracers.traced()
     with FlopCounterMode(display=False):
-        seen["dispatch mode"] = ambient.traced()
+        seen["dispatch mode"] = tracers.traced()
     with forward_ad.dual_level():
-        seen["dual level"] = ambient.traced()
+        seen["dual level"] = tracers.traced()
     torch.jit.trace(
-        lambda x: seen.update(trace=ambient.traced()) or x, torch.ones(2), check_trace=False
+        lambda x: seen.update(trace=tracers.traced()) or x, torch.ones(2), check_trace=False
     )
     assert seen == {
         "nothing": False,

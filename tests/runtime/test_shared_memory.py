@@ -339,7 +339,7 @@ def test_gaps_are_left_alone() -> None:
     for _ in range(3):
         run(base[:, :2], base[:, 1:3])
     (entry,) = dispatcher_of(run).entries  # type: ignore[union-attr]
-    text = entry.bound.plan.text
+    text = entry.bound.stored.text
     assert text.count("copy_(") == 2 and "touched" not in text
 
 

@@ -223,3 +223,17 @@ def test_calls_of_imported_modules(tmp_path: Path, monkeypatch: Any, capsys: Any
     (part,) = tracejit.explain(compiled).parts
     assert part.entries
     assert capsys.readouterr().out == "2.0 b random\n" * 3
+
+
+def test_a_partial_of_a_module_or_method(capsys: Any) -> None:
+    """Its calls are compiled as the module's own are."""
+    net, x = Loud(), torch.randn(2, 4)
+    with torch.no_grad():
+        expected = net(x)
+        for made in (functools.partial(net, say="part"), functools.partial(net.forward, say="f")):
+            f = compiled(made)
+            assert all(torch.allclose(f(x), expected) for _ in range(3))
+            parts = tracejit.explain(f).parts
+            assert sum(bool(part.entries) for part in parts) >= 2
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["layer"] * 2 + ["part"] * 6 + ["f"] * 6

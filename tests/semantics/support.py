@@ -200,7 +200,7 @@ def _compiled(entry: Entry) -> Compiled:
     bound = entry.bound
     if bound is None:
         return Compiled(entry.source, 0, 0)
-    manifest = bound.plan.manifest
+    manifest = bound.stored.manifest
     source = "local" if entry.guards.local is not None else entry.source
     return Compiled(source, manifest.get("launches", 0), manifest.get("calls", 0))
 

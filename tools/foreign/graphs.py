@@ -25,7 +25,9 @@ def _features() -> torch.Tensor:
 
 
 def _edges() -> torch.Tensor:
-    return torch.randint(0, NODES, (2, EDGES))
+    """Edges between nodes of the same graph."""
+    size = NODES // GRAPHS
+    return torch.randint(0, size, (2, EDGES)) + torch.randint(0, GRAPHS, (EDGES,)) * size
 
 
 def _membership() -> torch.Tensor:
@@ -148,13 +150,14 @@ def _dense() -> Made:
 def _aggregated(name: str, **how: Any) -> Made:
     """The nodes of each graph as one vector."""
     torch.manual_seed(0)
-    return getattr(_nn(), name)(**how).eval(), (_features(), _membership())
+    layer = getattr(_nn(), name)(**how).eval()
+    return partial(layer, index=_membership()), (_features(),)
 
 
 def _normed(name: str, **how: Any) -> Made:
     torch.manual_seed(0)
-    norm = getattr(_nn(), name)
-    return norm(**how).eval(), (_features(), _membership())
+    norm = getattr(_nn(), name)(**how).eval()
+    return partial(norm, batch=_membership()), (_features(),)
 
 
 def _utility(name: str, **how: Any) -> Made:
@@ -163,8 +166,8 @@ def _utility(name: str, **how: Any) -> Made:
     call = getattr(importlib.import_module("torch_geometric.utils"), name)
     given = {
         "softmax": (torch.randn(EDGES, 4), _edges()[1]),
-        "to_dense_batch": (_features(), _membership()),
-        "to_dense_adj": (_edges(), _membership()),
+        "to_dense_batch": (_features(),),
+        "to_dense_adj": (_edges(),),
         "degree": (_edges()[0],),
         "scatter": (torch.randn(EDGES, 8), _edges()[1]),
         "add_self_loops": (_edges(),),
@@ -216,8 +219,8 @@ CASES = (
     _case("graph norm", _normed, "GraphNorm", in_channels=WIDTH),
     _case("pair norm", _normed, "PairNorm"),
     _case("softmax", _utility, "softmax"),
-    _case("to_dense_batch", _utility, "to_dense_batch"),
-    _case("to_dense_adj", _utility, "to_dense_adj"),
+    _case("to_dense_batch", _utility, "to_dense_batch", batch=_membership()),
+    _case("to_dense_adj", _utility, "to_dense_adj", batch=_membership()),
     _case("degree", _utility, "degree", num_nodes=NODES),
     _case("scatter", _utility, "scatter", dim_size=NODES, reduce="mean"),
     _case("add_self_loops", _utility, "add_self_loops", num_nodes=NODES),

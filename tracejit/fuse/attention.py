@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from tracejit.fuse.loopnest import Buffer
-from tracejit.fuse.program import Alias, Program, Ref, RunExtern, RunKernel, Slot, Step, op_name
+from tracejit.fuse.program import Program, Ref, RunExtern, RunKernel, Slot, Step, makes, op_name
 from tracejit.ir.dtypes import itemsize
 from tracejit.ir.graph import Origin, span
 from tracejit.runtime import log
@@ -214,10 +214,7 @@ def with_attention(program: Program) -> Program:
         if isinstance(step, RunExtern) and step.op.removesuffix(".default") == OP:
             step = _kernel(step, slots, known, taken)
         steps.append(step)
-        if isinstance(step, (RunKernel, RunExtern)):
-            slots.update({slot.name: slot for slot in step.outs})
-        elif isinstance(step, Alias):
-            slots[step.out.name] = step.out
+        slots.update({slot.name: slot for slot in makes(step)})
     return replace(program, steps=steps)
 
 

@@ -24,6 +24,7 @@ from tracejit.fuse.program import (
 from tracejit.fuse.reference import run as run_nest
 from tracejit.ir.dtypes import TORCH
 from tracejit.ir.execute import Left, call, random, values_of
+from tracejit.ir.graph import map_values
 
 Launch = Callable[[RunKernel, dict[str, torch.Tensor]], None]
 
@@ -75,15 +76,10 @@ def allocate(slot: Slot) -> torch.Tensor:
 
 
 def _extern(step: RunExtern, env: dict[Any, Any]) -> dict[str, torch.Tensor]:
-    args = [random(_filled(a, env), env) for a in step.args]
-    kwargs = {k: random(_filled(v, env), env) for k, v in step.kwargs.items()}
+    def filled(tree: Any) -> Any:
+        return random(map_values(tree, lambda ref: env[ref.name], Ref), env)
+
+    args = [filled(a) for a in step.args]
+    kwargs = {k: filled(v) for k, v in step.kwargs.items()}
     tensors = [t for t in values_of(call(step.op, args, kwargs)) if t is not None]
     return {s.name: t for s, t in zip(step.outs, tensors, strict=True)}
-
-
-def _filled(tree: Any, env: dict[str, torch.Tensor]) -> Any:
-    if isinstance(tree, Ref):
-        return env[tree.name]
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_filled(item, env) for item in tree)
-    return tree

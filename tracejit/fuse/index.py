@@ -268,10 +268,7 @@ def _floordiv(index: Index, divisor: int) -> Index:
     # (k*(a) + b) // (k*m) == a // m when 0 <= b < k
     common = _common_factor(rest, divisor)
     if common > 1:
-        major = Index(
-            {a: c // common for a, c in rest.terms if c % common == 0}, rest.const // common
-        )
-        return outside + _floordiv(major, divisor // common)
+        return outside + _floordiv(_split(rest, common)[0], divisor // common)
     (only, coefficient), *more = rest.terms
     if not more and coefficient == 1 and rest.const == 0 and isinstance(only, FloorDiv):
         return outside + _floordiv(only.index, only.divisor * divisor)
@@ -291,10 +288,7 @@ def _mod(index: Index, divisor: int) -> Index:
         return rest - (low // divisor) * divisor
     common = _common_factor(rest, divisor)
     if common > 1:  # (k*a + b) % (k*m) == k*(a % m) + b when 0 <= b < k
-        major = Index(
-            {a: c // common for a, c in rest.terms if c % common == 0}, rest.const // common
-        )
-        minor = Index({a: c for a, c in rest.terms if c % common}, rest.const % common)
+        major, minor = _split(rest, common)
         return _mod(major, divisor // common) * common + minor
     (only, coefficient), *more = rest.terms
     if (
@@ -308,6 +302,13 @@ def _mod(index: Index, divisor: int) -> Index:
     return Index({Mod(rest, divisor): 1}, 0)
 
 
+def _split(index: Index, unit: int) -> tuple[Index, Index]:
+    """major and minor: the index is unit·major + minor, whose terms `unit` does not divide."""
+    major = {a: c // unit for a, c in index.terms if c % unit == 0}
+    minor = {a: c for a, c in index.terms if c % unit}
+    return Index(major, index.const // unit), Index(minor, index.const % unit)
+
+
 def _common_factor(rest: Index, divisor: int) -> int:
     """The largest k dividing `divisor` such that the terms not divisible by k stay within 0 … k-1;
     1 if none.
@@ -317,8 +318,7 @@ def _common_factor(rest: Index, divisor: int) -> int:
     ):
         if candidate == 1:
             break
-        minor = Index({a: c for a, c in rest.terms if c % candidate}, rest.const % candidate)
-        low, high = minor.bounds()
+        low, high = _split(rest, candidate)[1].bounds()
         if low >= 0 and high < candidate:
             return candidate
     return 1

@@ -4,12 +4,13 @@ read by codegen.plan.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
 from tracejit.fuse.loopnest import LoopNest
 from tracejit.ir.dtypes import itemsize
-from tracejit.ir.graph import Origin, Size, span
+from tracejit.ir.graph import Origin, Size, span, values_in
 
 if TYPE_CHECKING:
     from tracejit.fuse.attention import Attention
@@ -102,6 +103,31 @@ class CheckIndex:
 
 
 Step = Union[RunKernel, RunExtern, Alias, Expect, CheckIndex]
+
+
+def reads(step: Step) -> Iterator[str]:
+    """Variables that a step uses, those of its own results left out."""
+    if isinstance(step, RunKernel):
+        made = {slot.name for slot in step.outs}
+        yield from (name for name in step.args.values() if name not in made)
+    elif isinstance(step, RunExtern):
+        yield from refs_in((step.args, tuple(step.kwargs.values())))
+    elif isinstance(step, Alias):
+        yield step.base
+    else:
+        yield step.name
+
+
+def makes(step: Step) -> tuple[Slot, ...]:
+    """The variables that a step defines."""
+    if isinstance(step, (RunKernel, RunExtern)):
+        return step.outs
+    return (step.out,) if isinstance(step, Alias) else ()
+
+
+def refs_in(tree: Any) -> Iterator[str]:
+    """Names of the tensor variables in an extern call's arguments."""
+    return (ref.name for ref in values_in(tree, Ref))
 
 
 @dataclass(frozen=True)

@@ -97,16 +97,23 @@ def rewrite(
         memo[scalar.key] = new
         if scalar.key in nest.line_of:
             lines.setdefault(new.key, nest.line_of[scalar.key])
-    stores = []
-    for store in nest.stores:
-        mask = memo[store.mask.key] if store.mask else None
-        if mask is None or mask.op != "const" or mask.arg:
-            asked = None if mask is None or mask.op == "const" else mask
-            name, place = names.get(store.buffer, store.buffer), store.index.replace(swap)
-            stores.append(Store(name, place, memo[store.value.key], asked))
+    kept = [
+        _stored(s, names.get(s.buffer, s.buffer), s.index.replace(swap), memo) for s in nest.stores
+    ]
+    stores = tuple(filter(None, kept))
     buffers = tuple(replace(b, name=names.get(b.name, b.name)) for b in nest.buffers)
     over = nest.axes if axes is None else tuple(axes)
-    return replace(nest, axes=over, buffers=buffers, stores=tuple(stores), line_of=lines)
+    return replace(nest, axes=over, buffers=buffers, stores=stores, line_of=lines)
+
+
+def _stored(store: Store, buffer: str, index: Index, memo: Mapping[int, Scalar]) -> Store | None:
+    """The store of what stands for its value; None where its mask holds nowhere."""
+    mask = memo[store.mask.key] if store.mask else None
+    if mask is not None and mask.op == "const":
+        if not mask.arg:
+            return None
+        mask = None
+    return Store(buffer, index, memo[store.value.key], mask)
 
 
 def _remade(scalar: Scalar, args: tuple[Scalar, ...], arg: object) -> Scalar:

@@ -160,41 +160,42 @@ class Fuser:
     def _try(self, first: Group, second: Group) -> Group:
         """The merged group, or `second` if they stay apart."""
         between = (first.made, second.made)
-        alike = _same_space(first.body.domain, second.body.domain)
-        refusal = self._refusal(first, second, alike)
-        if refusal is None:
-            roots = tuple(
-                sorted({*first.roots, *second.roots}, key=lambda v: self.order[id(v.node)])
-            )
-            try:
-                nest, body = self._best(roots, first, second)
-            except CannotFuse as why:
-                refusal = str(why)
-            else:
-                moved = cost(nest)
-                refusal = _breaks_product(roots, nest)
-                saved = first.cost + second.cost - moved + LAUNCH_BYTES
-                refusal = (
-                    refusal
-                    or self._too_big(nest, body)
-                    or (
-                        None
-                        if saved > 0
-                        else f"one kernel would move {-saved} bytes more than a launch is worth"
-                    )
-                )
-        if refusal is not None:
-            self.decisions.append(Decision(between, False, refusal))
+        try:
+            merged = self._merged(first, second)
+        except CannotFuse as why:
+            self.decisions.append(Decision(between, False, str(why)))
             return second
-        merged = Group(
-            roots, nest, body, max(first.order, second.order), self._stored(roots), moved
-        )
-        for value in roots:
+        for value in merged.roots:
             self.group_of[value] = merged
         del self.kernels[id(first)], self.kernels[id(second)]
         self.kernels[id(merged)] = merged
+        saved = first.cost + second.cost - merged.cost + LAUNCH_BYTES
         self.decisions.append(Decision(between, True, "one pass moves fewer bytes", saved))
         return merged
+
+    def _merged(self, first: Group, second: Group) -> Group:
+        """One kernel for both. Raises CannotFuse if they stay apart."""
+        self._check_order(first, second)
+        both = {*first.roots, *second.roots}
+        roots = tuple(sorted(both, key=lambda v: self.order[id(v.node)]))
+        nest, body = self._best(roots, first, second)
+        _check_product(roots, nest)
+        _check_size(nest)
+        moved = cost(nest)
+        loss = moved - first.cost - second.cost - LAUNCH_BYTES
+        if loss >= 0:
+            raise CannotFuse(f"one kernel would move {loss} bytes more than a launch is worth")
+        order = max(first.order, second.order)
+        return Group(roots, nest, body, order, self._stored(roots), moved)
+
+    def _check_order(self, first: Group, second: Group) -> None:
+        """Raise CannotFuse for a reason that needs no building."""
+        a, b = first.body.domain, second.body.domain
+        beside = not (a.dims or b.dims) and _near(a, b)
+        if not _same_space(a, b) and not (beside and set(first.roots).isdisjoint(second.reads)):
+            raise CannotFuse(f"they iterate over {list(a.sizes)} and {list(b.sizes)}")
+        if self._depends(second, first) or self._depends(first, second):
+            raise CannotFuse("another step lies between them")
 
     def _best(self, roots: tuple[Value, ...], *groups: Group) -> tuple[LoopNest, Body]:
         """Build over the domain of either group, one with a reduction first."""
@@ -207,29 +208,6 @@ class Fuser:
                 reason = reason or why
         assert reason is not None
         raise reason
-
-    @staticmethod
-    def _too_big(nest: LoopNest, body: Body) -> str | None:
-        if len(nest.buffers) > MAX_BUFFERS:
-            return f"{len(nest.buffers)} buffers in one kernel are too many"
-        if sum(1 for _ in nest.body()) > MAX_BODY:
-            return "the kernel would be too long"
-        return None
-
-    def _refusal(self, first: Group, second: Group, alike: bool) -> str | None:
-        """A reason that needs no building. `alike`: one iteration space serves both."""
-        a, b = first.body.domain, second.body.domain
-        if not alike and (a.dims or b.dims or not _near(a, b) or self._reads(second, first)):
-            return f"they iterate over {list(a.sizes)} and {list(b.sizes)}"
-        if self._depends(second, first):
-            return "another step lies between them"
-        if self._depends(first, second):
-            return "another step lies between them"
-        return None
-
-    @staticmethod
-    def _reads(second: Group, first: Group) -> bool:
-        return any(v in first.roots for v in second.reads)
 
     def _depends(self, later: Group, earlier: Group) -> bool:
         """Whether `later` needs `earlier` through a step outside both."""
@@ -294,17 +272,25 @@ class Fuser:
         return ordered
 
 
-def _breaks_product(roots: tuple[Value, ...], nest: LoopNest) -> str | None:
-    """Why a kernel with a matrix product must not be more than that; None if it may be."""
+def _check_product(roots: tuple[Value, ...], nest: LoopNest) -> None:
+    """Raise CannotFuse for a matrix product in a kernel that must not be more than that."""
     if not any(v.node is not None and is_product(v.node) for v in roots):
-        return None
+        return
     product = as_product(nest)
     if product is None:
-        return "a matrix product is a kernel of its own, with what follows it element by element"
+        raise CannotFuse(
+            "a matrix product is a kernel of its own, with what follows it element by element"
+        )
     factors = in_order((product.left, product.right))
     if any(s.op not in ("load", "cast") for s in factors):
-        return "the factors of a matrix product are computed before it, once"
-    return None
+        raise CannotFuse("the factors of a matrix product are computed before it, once")
+
+
+def _check_size(nest: LoopNest) -> None:
+    if len(nest.buffers) > MAX_BUFFERS:
+        raise CannotFuse(f"{len(nest.buffers)} buffers in one kernel are too many")
+    if sum(1 for _ in nest.body()) > MAX_BODY:
+        raise CannotFuse("the kernel would be too long")
 
 
 def _made(value: Value) -> Made:

@@ -210,21 +210,21 @@ def span(sizes: Iterable[Size], strides: Iterable[Size]) -> int:
     return 0 if empty else 1 + int(sum((size - 1) * stride for size, stride in steps))
 
 
-def values_in(tree: Arg) -> Iterator[Value]:
-    """Every Value in nested tuples and lists of arguments."""
-    if isinstance(tree, Value):
+def values_in(tree: Arg, kind: type = Value) -> Iterator[Any]:
+    """Every Value (or what else `kind` says) in nested tuples and lists of arguments."""
+    if isinstance(tree, kind):
         yield tree
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from values_in(item)
+            yield from values_in(item, kind)
 
 
-def map_values(tree: Arg, change: Callable[[Value], Arg]) -> Arg:
-    """`tree` with every Value replaced by `change(value)`."""
-    if isinstance(tree, Value):
+def map_values(tree: Arg, change: Callable[[Any], Arg], kind: type = Value) -> Arg:
+    """`tree` with every Value (or what else `kind` says) replaced by `change(value)`."""
+    if isinstance(tree, kind):
         return change(tree)
     if isinstance(tree, (tuple, list)):
-        return type(tree)(map_values(item, change) for item in tree)
+        return type(tree)(map_values(item, change, kind) for item in tree)
     return tree
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Union
 
 import torch
 
@@ -26,6 +26,8 @@ from tracejit.ops.compose import (
 from tracejit.ops.promote import dims_of
 from tracejit.ops.statistics import squares
 from tracejit.ops.table import Builder, Meta
+
+Maybe = Union[Value, None]  # a weight or bias that a layer may not have
 
 
 # Softmax.
@@ -63,7 +65,7 @@ def trailing(x: Value, normalized: tuple[Size, ...]) -> tuple[int, ...]:
     return tuple(range(x.ndim - len(normalized), x.ndim))
 
 
-def statistics_dtype(x: Value, *parameters: Value | None) -> str:
+def statistics_dtype(x: Value, *parameters: Maybe) -> str:
     """Halves keep f32 statistics on GPUs, and on the CPU next to f32 parameters."""
     if x.dtype not in HALVES:
         return x.dtype
@@ -81,14 +83,14 @@ def normalized(
     return multiply(b, subtract(b, x, mean), rstd), mean, rstd
 
 
-def affine(b: Builder, x: Value, weight: Value | None, bias: Value | None) -> Value:
+def affine(b: Builder, x: Value, weight: Maybe, bias: Maybe) -> Value:
     if weight is not None:
         x = multiply(b, x, wide(b, weight))
     return x if bias is None else add(b, x, wide(b, bias))
 
 
 def layer_norm_shape(
-    x: Value, sizes: tuple[Size, ...], weight: Value | None, bias: Value | None, eps: float
+    x: Value, sizes: tuple[Size, ...], weight: Maybe, bias: Maybe, eps: float
 ) -> tuple[Meta, ...]:
     rows = x.sizes[: x.ndim - len(sizes)] + (1,) * len(sizes)
     statistics = statistics_dtype(x, weight, bias), rows
@@ -96,12 +98,7 @@ def layer_norm_shape(
 
 
 def layer_norm(
-    b: Builder,
-    x: Value,
-    sizes: tuple[Size, ...],
-    weight: Value | None,
-    bias: Value | None,
-    eps: float,
+    b: Builder, x: Value, sizes: tuple[Size, ...], weight: Maybe, bias: Maybe, eps: float
 ) -> tuple[Value, Value, Value]:
     unit, mean, rstd = normalized(b, wide(b, x), trailing(x, sizes), eps)
     kept = statistics_dtype(x, weight, bias)
@@ -113,14 +110,14 @@ composed("native_layer_norm", layer_norm_shape, layer_norm, floats)
 
 
 def rms_norm_shape(
-    x: Value, sizes: tuple[Size, ...], weight: Value | None, eps: float | None
+    x: Value, sizes: tuple[Size, ...], weight: Maybe, eps: float | None
 ) -> tuple[Meta, Meta]:
     rows = x.sizes[: x.ndim - len(sizes)] + (1,) * len(sizes)
     return (x.dtype, x.sizes), (opmath(x.dtype), rows)
 
 
 def rms_norm(
-    b: Builder, x: Value, sizes: tuple[Size, ...], weight: Value | None, eps: float | None
+    b: Builder, x: Value, sizes: tuple[Size, ...], weight: Maybe, eps: float | None
 ) -> tuple[Value, Value]:
     values = wide(b, x)
     if eps is None:
@@ -134,14 +131,7 @@ composed("_fused_rms_norm", rms_norm_shape, rms_norm, floats)
 
 
 def group_norm_shape(
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    n: Size,
-    c: Size,
-    hw: Size,
-    groups: int,
-    eps: float,
+    x: Value, weight: Maybe, bias: Maybe, n: Size, c: Size, hw: Size, groups: int, eps: float
 ) -> tuple[Meta, ...]:
     statistics = statistics_dtype(x, weight, bias), (n, groups)
     return (x.dtype, x.sizes), statistics, statistics
@@ -150,8 +140,8 @@ def group_norm_shape(
 def group_norm(
     b: Builder,
     x: Value,
-    weight: Value | None,
-    bias: Value | None,
+    weight: Maybe,
+    bias: Maybe,
     n: Size,
     c: Size,
     hw: Size,
@@ -168,7 +158,7 @@ def group_norm(
     return convert(b, out, x.dtype), mean, rstd
 
 
-def per_channel(b: Builder, p: Value | None, ndim: int) -> Value | None:
+def per_channel(b: Builder, p: Maybe, ndim: int) -> Maybe:
     """A vector over the channels as [1, C, 1, …]."""
     return None if p is None else apply(b, "view", p, (1, p.sizes[0], *(1,) * (ndim - 2)))
 
@@ -177,7 +167,7 @@ composed("native_group_norm", group_norm_shape, group_norm, floats)
 
 
 def batch_norm_shape(
-    x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, *_: Any
+    x: Value, weight: Maybe, bias: Maybe, mean: Value, var: Value, *_: Any
 ) -> tuple[Meta, ...]:
     kept = statistics_dtype(x, weight, bias, mean)
     return (x.dtype, x.sizes), (kept, (0,)), (kept, (0,))
@@ -186,8 +176,8 @@ def batch_norm_shape(
 def batch_norm(
     b: Builder,
     x: Value,
-    weight: Value | None,
-    bias: Value | None,
+    weight: Maybe,
+    bias: Maybe,
     mean: Value,
     var: Value,
     momentum: float,
@@ -229,21 +219,13 @@ composed(
 )
 
 
-def own_statistics_shape(
-    x: Value, weight: Value | None, bias: Value | None, *_: Any
-) -> tuple[Meta, ...]:
+def own_statistics_shape(x: Value, weight: Maybe, bias: Maybe, *_: Any) -> tuple[Meta, ...]:
     kept = statistics_dtype(x, weight, bias), x.sizes[1:2]
     return (x.dtype, x.sizes), kept, kept
 
 
 def own_statistics(
-    b: Builder,
-    x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    training: bool,
-    momentum: float,
-    eps: float,
+    b: Builder, x: Value, weight: Maybe, bias: Maybe, training: bool, momentum: float, eps: float
 ) -> tuple[Value, Value, Value]:
     """Batch norm by the statistics of this batch, which nobody keeps (instance norm)."""
     dims = tuple(d for d in range(x.ndim) if d != 1)

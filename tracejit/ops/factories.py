@@ -20,23 +20,23 @@ Sizes = Sequence[Size]
 
 # Constants.
 def sized(sizes: Sizes, *_: Any, dtype: Any = None, **__: Any) -> Meta:
-    return default_float() if dtype is None else dtype_name(dtype), tuple(sizes)
+    return dtype_name(dtype, default_float()), tuple(sizes)
 
 
 def full_shape(sizes: Sizes, value: Any, *, dtype: Any = None, **_: Any) -> Meta:
-    return number_dtype(value) if dtype is None else dtype_name(dtype), tuple(sizes)
+    return dtype_name(dtype, number_dtype(value)), tuple(sizes)
 
 
 def like_shape(x: Value, *_: Any, dtype: Any = None, **__: Any) -> Meta:
-    return x.dtype if dtype is None else dtype_name(dtype), x.sizes
+    return dtype_name(dtype, x.dtype), x.sizes
 
 
 def new_shape(x: Value, sizes: Sizes, *_: Any, dtype: Any = None, **__: Any) -> Meta:
-    return x.dtype if dtype is None else dtype_name(dtype), tuple(sizes)
+    return dtype_name(dtype, x.dtype), tuple(sizes)
 
 
 def scalar_shape(value: Any, *, dtype: Any = None, **_: Any) -> Meta:
-    return default_float() if dtype is None else dtype_name(dtype), ()
+    return dtype_name(dtype, default_float()), ()
 
 
 def zero(*_: Any, **__: Any) -> int:
@@ -109,7 +109,7 @@ def arange(p: Puller, index: Indices, *numbers: Any, device: Any = None, **kwarg
 
 
 def linspace_shape(start: Any, end: Any, count: Size, *, dtype: Any = None, **_: Any) -> Meta:
-    return default_float() if dtype is None else dtype_name(dtype), (count,)
+    return dtype_name(dtype, default_float()), (count,)
 
 
 def linspace(p: Puller, index: Indices, start: Any, end: Any, count: int, **kwargs: Any) -> Scalar:
@@ -129,7 +129,7 @@ def floats_only(*_: Any, dtype: Any = None, **__: Any) -> bool:
 
 
 def eye_shape(rows: Size, columns: Size | None = None, *, dtype: Any = None, **_: Any) -> Meta:
-    kind = default_float() if dtype is None else dtype_name(dtype)
+    kind = dtype_name(dtype, default_float())
     return kind, (rows, rows if columns is None else columns)
 
 

@@ -49,6 +49,14 @@ def below(index: Index, limit: int) -> Scalar:
     return index_value(index) < limit
 
 
+def at_least(index: Index, limit: int) -> Scalar:
+    """`index >= limit` as a bool, decided now where the bounds allow."""
+    low, high = index.bounds()
+    if high < limit or low >= limit:
+        return const(low >= limit, "bool")
+    return index_value(index) >= limit
+
+
 def within(index: Index, low: int, high: int) -> Scalar:
     """`low <= index < high` as a bool."""
     return ~below(index, low) & below(index, high)

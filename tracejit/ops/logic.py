@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,10 +37,7 @@ BITS = {"and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y:
 
 def shift_left(x: Scalar, y: Scalar) -> Scalar:
     """`x << y`; 0 for shifts that are negative or as wide as the type."""
-    outside = (y < 0) | (y >= bits(x))
-    return where(
-        outside, operand(0, x.dtype), make("shl", x, where(outside, operand(0, x.dtype), y))
-    )
+    return shifted("shl", x, y, (y < 0) | (y >= bits(x)))
 
 
 def shift_right(x: Scalar, y: Scalar) -> Scalar:
@@ -47,14 +45,23 @@ def shift_right(x: Scalar, y: Scalar) -> Scalar:
     widest = bits(x) - (0 if x.dtype == "u8" else 1)
     outside = (y < 0) | (y >= widest)
     if x.dtype == "u8":
-        return where(
-            outside, operand(0, x.dtype), make("shr", x, where(outside, operand(0, x.dtype), y))
-        )
+        return shifted("shr", x, y, outside)
     return make("shr", x, where(outside, operand(widest, x.dtype), y))
+
+
+def shifted(word: str, x: Scalar, y: Scalar, outside: Scalar) -> Scalar:
+    """`x` moved by `y` bits; 0 where that is outside of the type."""
+    zero = operand(0, x.dtype)
+    return where(outside, zero, make(word, x, where(outside, zero, y)))
 
 
 def bits(x: Scalar) -> int:
     return torch.iinfo(TORCH[x.dtype]).bits
+
+
+def is_this(number: float) -> Callable[[Scalar], Scalar]:
+    """Whether a float is that infinity; integers never are."""
+    return lambda x: x.eq(number) if is_float(x) else operand(False, "bool")
 
 
 def is_infinite(x: Scalar) -> Scalar:
@@ -94,7 +101,7 @@ def masked_fill(x: Scalar, mask: Scalar, value: Any) -> Scalar:
 
 
 def converted(x: Value, *, dtype: Any = None, **_: Any) -> Meta:
-    return x.dtype if dtype is None else dtype_name(dtype), x.sizes
+    return dtype_name(dtype, x.dtype), x.sizes
 
 
 def ints_or_bool(node: Node) -> bool:
@@ -144,12 +151,8 @@ pointwise("logical_or", lambda x, y: truth(x) | truth(y), operands=2, rule=boole
 pointwise("logical_xor", lambda x, y: truth(x) ^ truth(y), operands=2, rule=boolean)
 pointwise("isnan", is_nan, rule=boolean)
 pointwise("isinf", is_infinite, rule=boolean)
-pointwise(
-    "isposinf", lambda x: x.eq(math.inf) if is_float(x) else operand(False, "bool"), rule=boolean
-)
-pointwise(
-    "isneginf", lambda x: x.eq(-math.inf) if is_float(x) else operand(False, "bool"), rule=boolean
-)
+pointwise("isposinf", is_this(math.inf), rule=boolean)
+pointwise("isneginf", is_this(-math.inf), rule=boolean)
 pointwise("signbit", negative_sign, rule=boolean)
 pointwise("heaviside", heaviside, operands=2, rounds=always)
 choosing("nan_to_num", nan_to_num, slice(0, 1))

@@ -74,8 +74,11 @@ def real_of(dtype: str) -> str:
     return NAME[TORCH[dtype].to_real()] if dtype in COMPLEX else dtype
 
 
-def dtype_name(dtype: Any) -> str:
-    """The short name of a dtype argument, given as torch.dtype or already short."""
+def dtype_name(dtype: Any, default: str = "") -> str:
+    """The short name of a dtype argument, given as torch.dtype or already short; `default` for
+    None."""
+    if dtype is None:
+        return default
     return dtype if isinstance(dtype, str) else NAME[dtype]
 
 

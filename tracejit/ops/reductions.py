@@ -15,9 +15,7 @@ Dims = Any  # int, tuple of ints or None
 
 def summed(x: Value, dtype: Any = None) -> str:
     """Sums and products of integers and bool are i64 unless asked otherwise."""
-    if dtype is not None:
-        return dtype_name(dtype)
-    return "i64" if x.dtype in INTS or x.dtype == "bool" else x.dtype
+    return dtype_name(dtype, "i64" if x.dtype in INTS or x.dtype == "bool" else x.dtype)
 
 
 def accumulator(node: Node) -> str:

@@ -30,19 +30,19 @@ Dims = Any  # int, tuple of ints or None
 
 
 def mean_shape(x: Value, dims: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Meta:
-    return dtype_name(dtype) if dtype else x.dtype, reduced(x.sizes, dims_of(dims, x.ndim), keepdim)
+    return dtype_name(dtype, x.dtype), reduced(x.sizes, dims_of(dims, x.ndim), keepdim)
 
 
 def mean(
     b: Builder, x: Value, dims: Dims = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Value:
-    result = dtype_name(dtype) if dtype else x.dtype
+    result = dtype_name(dtype, x.dtype)
     x = wide(b, convert(b, x, result))
     return convert(b, average(b, x, dims_of(dims, x.ndim), keepdim), result)
 
 
 def mean_is_float(x: Value, *_: Any, dtype: Any = None, **__: Any) -> bool:
-    result = dtype_name(dtype) if dtype else x.dtype
+    result = dtype_name(dtype, x.dtype)
     return result in FLOATS & COMPUTED and reals(x)
 
 
@@ -112,7 +112,7 @@ composed("std_mean.correction", moments_shape, std_mean, floats)
 def norm_shape(
     x: Value, order: Any = 2, dims: Dims = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Meta:
-    kind = real_of(dtype_name(dtype) if dtype else x.dtype)
+    kind = real_of(dtype_name(dtype, x.dtype))
     return kind, reduced(x.sizes, dims_of(dims, x.ndim), keepdim)
 
 
@@ -126,7 +126,7 @@ def vector_norm(
     dtype: Any = None,
 ) -> Value:
     """`(sum |x|^order) ^ (1 / order)`, with its limits for 0 and the infinities."""
-    result, along = dtype_name(dtype) if dtype else x.dtype, dims_of(dims, x.ndim)
+    result, along = dtype_name(dtype, x.dtype), dims_of(dims, x.ndim)
     x = convert(b, x, opmath(result))
     if order == 2:
         found = apply(b, "sqrt", total(b, multiply(b, x, x), along, keepdim))

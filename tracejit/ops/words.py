@@ -28,7 +28,7 @@ def binary(word: str) -> Binary:
 
 
 exp, exp2, expm1 = unary("exp"), unary("exp2"), unary("expm1")
-log, log2, log10, log1p = unary("log"), unary("log2"), unary("log10"), unary("log1p")
+log, log1p = unary("log"), unary("log1p")
 sqrt, rsqrt, sin = unary("sqrt"), unary("rsqrt"), unary("sin")
 erf, tanh = unary("erf"), unary("tanh")
 floor, ceil, trunc, round_even = unary("floor"), unary("ceil"), unary("trunc"), unary("round")

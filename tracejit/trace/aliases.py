@@ -62,22 +62,18 @@ class Storage:
     outside: bool = False
     version: int = 0
     roots: list[Alias] = field(default_factory=list)
-    aliases: dict[Key, Alias] = field(default_factory=dict)
-    # Outside memory: aliases by the identity of the tensor, since two tensors from outside may look
-    # alike.
-    objects: dict[int, Alias] = field(default_factory=dict)
+    aliases: dict[int | Key, Alias] = field(default_factory=dict)
     lost: str = ""
     restore: Callable[[], Value] | None = None
 
-
-def key_of(tensor: torch.Tensor) -> Key:
-    return (
-        tensor.dtype,
-        tensor.shape,
-        tensor.stride(),
-        int(tensor.storage_offset()),
-        lazy_bits(tensor),
-    )
+    def key(self, tensor: torch.Tensor) -> int | Key:
+        """What tells a tensor on it from others: how it looks; in outside memory its identity,
+        since two tensors from outside may look alike.
+        """
+        if self.outside:
+            return id(tensor)
+        place = int(tensor.storage_offset())
+        return tensor.dtype, tensor.shape, tensor.stride(), place, lazy_bits(tensor)
 
 
 def memory_of(tensor: torch.Tensor) -> int:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from tracejit.ir.graph import Arg, Value
+from tracejit.ir.graph import Arg, Graph, Node, Value
+from tracejit.trace.infer import Meta
 from tracejit.trace.schema import argument_names
 
 
@@ -28,6 +29,27 @@ class Call:
     kwargs: dict[str, Arg] = field(default_factory=dict)
     kept: tuple[int, ...] | None = None
     whole: Call | None = None  # the real call, which gives all results
+
+
+class Restore:
+    """Puts the real call in the place of its canonical form when a result is asked for that exists
+    for the backward pass: only a graph of a forward pass has a use for it."""
+
+    def __init__(self, graph: Graph, node: Node, call: Call, metas: list[Meta]) -> None:
+        self.graph, self.node, self.call, self.metas = graph, node, call, metas
+
+    def __call__(self, number: int) -> Value:
+        whole, kept = self.call.whole, self.call.kept or ()
+        assert whole is not None
+        if self.node.op != whole.op:
+            place = self.graph.nodes.index(self.node)
+            made = self.graph.add(whole.op, whole.args, whole.kwargs, self.metas, self.node.origin)
+            self.graph.nodes[place] = self.graph.nodes.pop()
+            outputs = list(made.outputs)
+            for n, value in zip(kept, self.node.outputs):  # used already
+                outputs[n], value.node = value, made
+            made.outputs, self.node = tuple(outputs), made
+        return self.node.outputs[number]
 
 
 # The dtypes of numbers that stand for tensors, which an operation then may take to be others.

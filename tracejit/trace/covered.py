@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-from tracejit.runtime.constants import MISSING
-from tracejit.runtime.origins import CORE, LIBRARY, USER
+from tracejit.runtime.constants import MISSING, is_constant
+from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code
 from tracejit.runtime.paths import STEPS, instance_dict, static
 from tracejit.trace.plans import Plan
 from tracejit.trace.reach import Reach
@@ -27,6 +27,7 @@ class Coverage:
     def __init__(self, reach: Reach) -> None:
         self.reach = reach
         self.justified: set[Any] = set()
+        self.expanded: set[int] = set()  # nodes of functions that were opened
         self.inside: set[int] = set()  # code of functions that functions of this call define
         self.packages: dict[str, None] = {}
         self.uncovered: dict[int, CodeType] = {}
@@ -49,7 +50,7 @@ class Coverage:
         if found is not None:
             function, node = found
             if node >= 0:
-                self.reach.function(function, node, plan)
+                self.opened(function, node, plan)
             self.watch_cells(plan, function, node)
             if first is not None:
                 self.shadow(code.co_name, first)
@@ -57,6 +58,25 @@ class Coverage:
             self.uncovered[id(code)] = code
         if plan.origin == LIBRARY:
             self.packages[plan.package] = None
+
+    def opened(self, function: FunctionType, node: int, plan: Plan) -> None:
+        """What a function that runs holds: closure cells and defaults."""
+        if node in self.expanded:
+            return
+        self.expanded.add(node)
+        user = is_user_code(function)
+        for name in function.__code__.co_freevars:
+            found = STEPS["cell"](function, name)
+            if plan.reads is not None and name in plan.reads.counts and type(found) is int:
+                continue
+            if name != "__class__" and found is not MISSING and (user or not is_constant(found)):
+                self.reach.step(plan, node, "cell", name, found, 0)
+        if not user:
+            return  # its defaults are covered by version
+        for position, found in enumerate(function.__defaults__ or ()):
+            self.reach.step(plan, node, "default", position, found, 0)
+        for name, found in (function.__kwdefaults__ or {}).items():
+            self.reach.step(plan, node, "kwdefault", name, found, 0)
 
     def watch_cells(self, plan: Plan, function: FunctionType, node: int) -> None:
         """Variables of enclosing functions that the code stores to."""

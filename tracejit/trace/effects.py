@@ -16,7 +16,7 @@ import torch
 
 from tracejit.runtime.constants import MISSING, is_constant, same
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
-from tracejit.trace.reads import Reads, line_of_store
+from tracejit.trace.reads import line_of_store
 
 
 @dataclass(slots=True)
@@ -66,13 +66,6 @@ class Effects:
         if watch is None or not (is_constant(watch.before) and is_constant(now)):
             return False
         return differs(watch.before, now)
-
-    def watch(self, value: Any, node: int, reads: Reads, code: CodeType) -> None:
-        """Attributes of a reached object that `code` stores to."""
-        for name in reads.stores:
-            self.watch_name(value, node, name, code, name in reads.counts)
-        if reads.computed_store:
-            self.watch_whole(value, node, code)
 
     def watch_name(
         self, value: Any, node: int, name: str, code: CodeType, counted: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
+from collections.abc import Iterator
 from pathlib import PurePath
 from types import FrameType
 from typing import Any
@@ -12,13 +13,17 @@ _OURS = f"{PurePath(__file__).parent}/"
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "PRECALL", "NOP", "KW_NAMES", "PUSH_NULL"})
 
 
+def outward(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and those that called it, the innermost first."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def caller() -> FrameType:
     """The innermost frame that is not the recorder's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.f_back
-    assert frame is not None
-    return frame
+    frames = outward(sys._getframe(1))
+    return next(each for each in frames if not each.f_code.co_filename.startswith(_OURS))
 
 
 def before(frame: FrameType) -> list[dis.Instruction]:

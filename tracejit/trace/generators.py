@@ -12,8 +12,9 @@ A state that changed between two such calls was changed by something not seen (a
 from __future__ import annotations
 
 import dis
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -25,12 +26,12 @@ from tracejit.runtime import private
 from tracejit.runtime.origins import LIBRARY, USER, origin_of_code
 from tracejit.runtime.private import generator_key as key
 from tracejit.trace import young
-from tracejit.trace.frames import before, named
+from tracejit.trace.frames import before, named, outward
 from tracejit.trace.recording import Refused
 from tracejit.trace.storages import Storages
 
 METHODS = frozenset({"manual_seed", "get_state", "set_state"})  # that a plan repeats
-NEWEST = 16  # objects among which a state that was just made is looked for
+NEWEST = 32  # objects among which a state that was just made is looked for
 _SEEDS_ALL = frozenset(
     getattr(torch.random, name).__code__
     for name in ("manual_seed", "_manual_seed_impl")
@@ -102,8 +103,8 @@ class Generators:
             self._unchanged(generator, self.before[key(generator)][1])
         device = _default_device(generator)
         rng = Rng("default", 0, device) if device else Rng("known", len(self.known))
-        fresh = seeded or (not device and _alike(generator, _new(generator).get_state()))
-        state, owners = generator.get_state(), list(_in_frames(generator))
+        state, owners = generator.get_state(), _in_frames(generator)
+        fresh = seeded or (not device and _alike(torch.Generator(generator.device), state))
         self.known.append(Known(generator, rng, fresh, state, owners))
         return self.known[-1]
 
@@ -203,16 +204,14 @@ class Generators:
         return given
 
 
-def _in_frames(generator: torch.Generator) -> Iterator[torch.Generator]:
+def _in_frames(generator: torch.Generator) -> list[torch.Generator]:
     """The program's object for a generator: in a variable of the innermost frame that has one."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
+    for frame in outward(sys._getframe(1)):
         if origin_of_code(frame.f_code) in (USER, LIBRARY):
             for value in frame.f_locals.values():
                 if type(value) is torch.Generator and key(value) == key(generator):
-                    yield value
-                    return
-        frame = frame.f_back
+                    return [value]
+    return []
 
 
 def _is_alone(known: Known, kept: Callable[[Any], int]) -> bool:
@@ -245,10 +244,6 @@ def _alike(generator: torch.Generator, state: torch.Tensor) -> bool:
     return torch.equal(generator.get_state(), state)
 
 
-def _new(generator: torch.Generator) -> torch.Generator:
-    return torch.Generator(generator.device)
-
-
 def _default_device(generator: torch.Generator) -> str:
     """The device whose default generator it is, other than the CPU; "" for no default one."""
     if generator.device.type != "cuda":
@@ -271,11 +266,5 @@ def _newest(generator: torch.Generator) -> torch.Tensor:
 
 def _is_inside_seed_all(frame: FrameType) -> bool:
     """Whether torch.manual_seed runs, and this is not its own frame."""
-    found = frame.f_back if frame.f_code not in _SEEDS_ALL else None
-    for _ in range(8):
-        if found is None:
-            return False
-        if found.f_code in _SEEDS_ALL:
-            return True
-        found = found.f_back
-    return False
+    callers = itertools.islice(outward(frame.f_back), 8)
+    return frame.f_code not in _SEEDS_ALL and any(each.f_code in _SEEDS_ALL for each in callers)

@@ -35,7 +35,7 @@ def global_names(reach: Reach, plan: Plan, namespace: dict[str, Any]) -> None:
     node = home(reach, plan, namespace)
     if node < 0:
         if reads.global_loads:
-            reach.refuse("unguardable", "globals that no module holds")
+            reach.refuse("unguardable", "runs code made by exec, whose globals no module holds")
         return
     added = (name for name in reads.global_stores if name in reads.counts)
     added_to = [name for name in added if type(namespace.get(name)) is not int]

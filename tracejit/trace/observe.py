@@ -30,6 +30,7 @@ from tracejit.trace import conclude, modules, namespaces, purity, young
 from tracejit.trace.changes import Change
 from tracejit.trace.covered import Coverage
 from tracejit.trace.effects import Effects
+from tracejit.trace.frames import outward
 from tracejit.trace.generators import METHODS
 from tracejit.trace.kinds import steps_into
 from tracejit.trace.plans import (
@@ -352,10 +353,8 @@ class Observer:
 
 def _asked_by(frame: FrameType) -> str:
     """The origin of the code on whose behalf a function of the standard library runs."""
-    caller = frame.f_back
-    while caller is not None and plan_of(caller.f_code).computes:
-        caller = caller.f_back
-    return plan_of(caller.f_code).origin if caller is not None else OWN
+    callers = (plan_of(each.f_code) for each in outward(frame.f_back))
+    return next((plan.origin for plan in callers if not plan.computes), OWN)
 
 
 def _in_setattr(frame: FrameType) -> bool:
@@ -374,11 +373,11 @@ def _collects_keywords(fn: Any) -> bool:
 def _place(frame: FrameType | None) -> str:
     """file:line of the nearest frame of the user's, else of a library's."""
     first = ""
-    while frame is not None:
-        origin = origin_of_code(frame.f_code)
+    for each in outward(frame):
+        origin = origin_of_code(each.f_code)
+        place = f"{each.f_code.co_filename}:{each.f_lineno}"
         if origin == USER:
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            return place
         if origin == LIBRARY and not first:
-            first = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
+            first = place
     return first

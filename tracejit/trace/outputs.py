@@ -38,7 +38,11 @@ def encode(
     be built from tensors and constants.
     """
     encoder = _Encoder(reached, storages, outside)
-    tree = encoder.encode(result, changes)
+    for item in (result, *(change.values for change in changes)):
+        encoder.collect(item, 0)
+    tree = encoder.tree(result)
+    if changes:
+        tree = {"after": list(map(encoder.changed, changes)), "result": tree}
     return tree, list(encoder.held)
 
 
@@ -56,16 +60,7 @@ class _Encoder:
         self.spelled: list[Tree] = []
         self.fresh = 0  # leaves that this call computed
 
-    def encode(self, result: Any, changes: Sequence[Change]) -> Tree:
-        for item in (result, *(change.values for change in changes)):
-            self._collect(item, 0)
-        self.seen.clear()
-        tree = self._tree(result)
-        if not changes:
-            return tree
-        return {"after": list(map(self._changed, changes)), "result": tree}
-
-    def _changed(self, change: Change) -> Tree:
+    def changed(self, change: Change) -> Tree:
         """A change; where its value cannot be built again, the call has an effect."""
         try:
             return self._change(change)
@@ -76,20 +71,20 @@ class _Encoder:
     def _change(self, change: Change) -> Tree:
         """A change with its values spelled."""
         number = self._hold(change.node)
-        if change.kind in ("put", "drop", "count"):
-            where = [number, change.step, change.key]
-            more = {"put": "value", "count": "by"}.get(change.kind)
-            if more is None:
-                return {"drop": where}
-            (value,) = change.values
-            return {change.kind: where, more: self._tree(value) if more == "value" else value}
+        where = [number, change.step, change.key]
+        if change.kind == "drop":
+            return {"drop": where}
+        if change.kind == "put":
+            return {"put": where, "value": self.tree(change.values[0])}
+        if change.kind == "count":
+            return {"count": where, "by": change.values[0]}
         if change.kind in ("extend", "fill"):
-            return {change.kind: number, "items": [self._tree(item) for item in change.values]}
+            return {change.kind: number, "items": [self.tree(item) for item in change.values]}
         gone, new = change.values
         gone = [constants.encode(key) for key in gone]
         if change.kind == "renew":
             return {"renew": number, "gone": gone, "new": [constants.encode(part) for part in new]}
-        pairs = [[constants.encode(key), self._tree(value)] for key, value in new]
+        pairs = [[constants.encode(key), self.tree(value)] for key, value in new]
         return {"rekey": number, "gone": gone, "set": pairs}
 
     def _hold(self, node: int) -> int:
@@ -98,7 +93,7 @@ class _Encoder:
 
     # --- tensors ---
 
-    def _collect(self, item: Any, depth: int) -> None:
+    def collect(self, item: Any, depth: int) -> None:
         """Note which tensors lie in which memory, so that those that share it are built as views of
         one.
         """
@@ -111,7 +106,7 @@ class _Encoder:
                 tensors.append(item)
             return
         for part in () if id(item) in self.reached else _parts(item):
-            self._collect(part, depth + 1)
+            self.collect(part, depth + 1)
 
     def _alias(self, tensor: torch.Tensor) -> Alias:
         check_type(tensor)
@@ -200,7 +195,7 @@ class _Encoder:
 
     # --- everything else ---
 
-    def _tree(self, item: Any) -> Tree:
+    def tree(self, item: Any) -> Tree:
         if isinstance(item, torch.Tensor):
             return self._tensor(item)
         if constants.is_constant(item):
@@ -213,16 +208,16 @@ class _Encoder:
                 return {"held": self._hold(self.reached[id(item)])}
             self._enter(item)
         if kind is tuple or kind is list:
-            return {kind.__name__: [self._tree(part) for part in item]}
+            return {kind.__name__: [self.tree(part) for part in item]}
         if kind is dict:
-            return {"dict": [[self._key(k), self._tree(v)] for k, v in item.items()]}
+            return {"dict": [[self._key(k), self.tree(v)] for k, v in item.items()]}
         if isinstance(item, tuple) and (hasattr(kind, "_make") or hasattr(kind, "n_fields")):
-            return {"namedtuple": _name(kind), "items": [self._tree(part) for part in item]}
+            return {"namedtuple": _name(kind), "items": [self.tree(part) for part in item]}
         node = private.pytree_nodes().get(kind)
         if node is not None:
             children, context = node.flatten_fn(item)
-            trees = [self._tree(child) for child in children]
-            return {"pytree": _name(kind), "context": self._tree(context), "children": trees}
+            trees = [self.tree(child) for child in children]
+            return {"pytree": _name(kind), "context": self.tree(context), "children": trees}
         if isinstance(item, type) or _is_function(item):
             return {"global": _name(item)}
         return self._object(item)
@@ -250,7 +245,7 @@ class _Encoder:
         if not is_plain_object(item):
             raise Refused("output", f"an object of type {_qualified(kind)} is returned")
         before = self.fresh
-        fields = [[name, self._tree(value)] for name, value in vars(item).items()]
+        fields = [[name, self.tree(value)] for name, value in vars(item).items()]
         if self.fresh == before:
             raise Refused("output", f"an object of type {_qualified(kind)} is returned")
         return {"object": _name(kind), "fields": fields}

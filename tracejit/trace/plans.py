@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -43,53 +44,40 @@ _COMPUTING = (
     "textwrap token tokenize traceback types typing unicodedata uuid warnings"
 )
 _COMPUTES = frozenset(_COMPUTING.split())
-_LOG_CALLS = "debug info warning warn error exception critical fatal log isEnabledFor getLogger"
 _SCANNED_STDLIB = ("copy.py", "collections/__init__.py", "random.py", "types.py")
 
 SKIP, SCAN, MUTE, MODULE_CALL, ENVIRON, LOGGER, RANDOM, REGISTER, TELLING = range(9)
 
-# Functions that are looked at as a whole: (end of file name, qualified name or "" for all) ->
-# treatment.
-_SPECIAL: dict[tuple[str, str], int] = {
-    ("torch/nn/modules/module.py", "Module._call_impl"): MODULE_CALL,
-    # Python 3.10 has no qualified names.
-    ("torch/nn/modules/module.py", "_call_impl"): MODULE_CALL,
-    **{
-        ("torch/nn/modules/module.py", f"{owner}register_{what}"): REGISTER
-        for owner in ("Module.", "")
-        for what in ("buffer", "parameter")
-    },
-    ("<frozen os>", "_Environ.__getitem__"): ENVIRON,
-    ("/os.py", "_Environ.__getitem__"): ENVIRON,
-    ("logging/__init__.py", "Logger.isEnabledFor"): LOGGER,
-    ("logging/__init__.py", "isEnabledFor"): LOGGER,
-    **{
-        ("logging/__init__.py", f"{owner}{name}"): SKIP
-        for owner in ("Logger.", "")
-        for name in _LOG_CALLS.split()
-        if name != "isEnabledFor"
-    },
-    ("<frozen os>", "getenv"): SKIP,
-    ("/os.py", "getenv"): SKIP,
-    ("<frozen os>", "_fspath"): SKIP,
-    ("/os.py", "_fspath"): SKIP,
+# Functions that are looked at as a whole: the end of a file's name, the treatment, names (all, if
+# there are none).
+_ROWS = (
+    ("torch/nn/modules/module.py", MODULE_CALL, "Module._call_impl"),
+    ("torch/nn/modules/module.py", REGISTER, "Module.register_buffer Module.register_parameter"),
+    ("/os.py", ENVIRON, "_Environ.__getitem__"),
+    ("/os.py", SKIP, "getenv _fspath"),
+    ("logging/__init__.py", LOGGER, "Logger.isEnabledFor"),
+    ("logging/__init__.py", SKIP, "Logger.debug Logger.info Logger.warning Logger.warn"),
+    ("logging/__init__.py", SKIP, "Logger.error Logger.exception Logger.critical Logger.fatal"),
+    ("logging/__init__.py", SKIP, "Logger.log debug info warning warn error exception critical"),
+    ("logging/__init__.py", SKIP, "fatal log getLogger Logger.getLogger"),
     # Import, and reflection on functions, whose code is guarded anyway: the answer is a function of
     # what they are.
-    ("<frozen importlib._bootstrap>", ""): MUTE,
-    ("inspect.py", "signature"): MUTE,
-    ("inspect.py", "getattr_static"): MUTE,
-    ("typing.py", "get_type_hints"): MUTE,
-    ("re/__init__.py", "_compile"): MUTE,
-    ("dataclasses.py", "fields"): MUTE,
-    ("torch/_jit_internal.py", ""): MUTE,
-    ("torch/random.py", "manual_seed"): MUTE,  # what it does the recorder knows
-    **{
-        (f"torch/{module}random.py", name): RANDOM  # seeds that are not known, or wait for a device
-        for module in ("", "cuda/")
-        for name in ("seed", "seed_all", "initial_seed")
-    },
-    ("torch/cuda/random.py", "manual_seed"): RANDOM,
-    ("torch/cuda/random.py", "manual_seed_all"): RANDOM,
+    ("importlib/_bootstrap.py", MUTE, ""),
+    ("inspect.py", MUTE, "signature getattr_static"),
+    ("typing.py", MUTE, "get_type_hints"),
+    ("re/__init__.py", MUTE, "_compile"),
+    ("dataclasses.py", MUTE, "fields"),
+    ("torch/_jit_internal.py", MUTE, ""),
+    ("torch/random.py", MUTE, "manual_seed"),  # what it does the recorder knows
+    # Seeds that are not known, or wait for a device.
+    ("torch/random.py", RANDOM, "seed seed_all initial_seed"),
+    ("torch/cuda/random.py", RANDOM, "seed seed_all initial_seed manual_seed manual_seed_all"),
+)
+_QUALIFIED = sys.version_info >= (3, 11)  # whether code objects have qualified names
+_SPECIAL = {
+    (file, name if _QUALIFIED else name.rpartition(".")[2]): treatment
+    for file, treatment, names in _ROWS
+    for name in names.split() or ("",)
 }
 
 
@@ -167,7 +155,7 @@ def _treatment(code: CodeType, origin: str) -> int:
         return SKIP if numpy and origin == LIBRARY else SCAN
     if origin == OWN:
         return SKIP
-    name = code.co_filename.replace(os.sep, "/")
+    name = _file(code)
     qualname: Any = getattr(code, "co_qualname", code.co_name)
     for (file, function), treatment in _SPECIAL.items():
         if name.endswith(file) and function in ("", qualname):
@@ -179,11 +167,13 @@ def _treatment(code: CodeType, origin: str) -> int:
         return SCAN if inside.startswith(_SCANNED_TORCH) else SKIP
     if name.endswith(_SCANNED_STDLIB):
         return SCAN
-    return SKIP if _stdlib_module(name) in _COMPUTES else TELLING
+    module = _inside(name, STDLIB).partition("/")[0].removesuffix(".py")
+    return SKIP if module in _COMPUTES else TELLING
 
 
-def _stdlib_module(file: str) -> str:
-    """The top-level module of a file of the standard library, or of `<frozen name>`."""
-    if file.startswith("<frozen "):
-        return file[len("<frozen ") : -1].partition(".")[0]
-    return _inside(file, STDLIB).partition("/")[0].removesuffix(".py")
+def _file(code: CodeType) -> str:
+    """The file of a code object, with "/"; of `<frozen name>` too."""
+    name = code.co_filename
+    if name.startswith("<frozen "):
+        name = STDLIB + name[len("<frozen ") : -1].replace(".", "/") + ".py"
+    return name.replace(os.sep, "/")

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from tracejit.runtime import private, settings
+from tracejit.trace.watch import ESCAPES
 
 PURE_MODULES = frozenset((
     "builtins", "math", "cmath", "_operator", "operator", "itertools", "_functools", "functools",
@@ -70,12 +71,12 @@ _SCOPED = re.compile(
 )
 _SETTER = re.compile(r"^_?(un)?set_")
 _SETTINGS = settings.SETTINGS | settings.SETS.keys()  # trace.observe guards and replays these
-# Methods of tensors by which data or memory leaves torch without the recorder seeing it.
-_TENSOR_ESCAPES = frozenset((
-    "numpy", "data_ptr", "__array__", "__dlpack__", "storage", "untyped_storage", "_storage",
-    "share_memory_", "register_hook", "_backward", "set_data", "__reduce_ex__", "__setstate__",
-    "const_data_ptr", "mutable_data_ptr",
-))  # fmt: skip
+# Methods of tensors that no guard follows: data or memory leaves torch, or what is done later
+# changes.
+_TENSOR_ESCAPES = frozenset(
+    ("_storage", "share_memory_", "register_hook", "_backward", "set_data", "__reduce_ex__")
+    + ("__setstate__", "const_data_ptr", "mutable_data_ptr")
+) | {name for name, (kind, _) in ESCAPES.items() if kind in ("data-dependent", "tensor")}
 
 PURE_TYPES: tuple[type, ...] = (
     str, bytes, bytearray, memoryview, int, float, complex, bool, list, tuple, dict, set, frozenset,
@@ -118,14 +119,12 @@ def is_binding(owner: Any) -> bool:
 
 def _judge_module(module: str, name: str) -> str | None:
     full = f"{module}.{name}"
-    if module == "torch" or module.startswith(("torch.", "torch._C")):
-        return full if _is_impure(name) or (module in _TORCH and _sets(name)) else None
+    if module.partition(".")[0] == "torch":
+        outer = module in ("torch", "torch._C") and _sets(name)
+        return full if outer or _is_impure(name) else None
     if module in PURE_MODULES:
         return full if module == "builtins" and name in _IMPURE else None
     return None if full in PURE else full
-
-
-_TORCH = ("torch", "torch._C")
 
 
 def _is_impure(name: str) -> bool:

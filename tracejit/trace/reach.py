@@ -20,6 +20,7 @@ import torch
 from tracejit.runtime.constants import LEAVES, MISSING, encode, is_constant
 from tracejit.runtime.origins import CORE, USER, is_user_code
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
+from tracejit.runtime.predicates import is_container
 from tracejit.trace import modules, namespaces, purity
 from tracejit.trace.effects import Effects, held_by, step_of
 from tracejit.trace.kinds import (
@@ -63,7 +64,6 @@ class Reach:
         self.functions: dict[int, list[tuple[FunctionType, int]]] = {}  # by id of the code
         # Functions of libraries that globals hold, by id of the code: the globals' node, the name.
         self.library: dict[int, tuple[int, str, FunctionType]] = {}
-        self.expanded: set[int] = set()
         self.classes: dict[int, dict[tuple[type, bool], tuple[str, ...]]] = {}  # by id of the plan
         self.problem: tuple[str, str] | None = None  # (kind, words): what no guard describes
 
@@ -162,7 +162,7 @@ class Reach:
             if (id(plan), id(value)) in self.whole:
                 names |= {n for b in value.__mro__ if is_user_code(b) for n in vars(b)} - HIDDEN
             self.class_attributes(plan, value, node, names, depth)
-        elif isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
+        elif is_container(value):
             self.container(plan, value, node, depth)
         elif steps := steps_into(value):
             for step in steps:
@@ -182,14 +182,16 @@ class Reach:
         reads = plan.reads
         if reads is None or not (reads.stores or reads.computed_store):
             return
-        if type(value) in CONTAINERS:
-            return  # they have no attributes
+        if type(value) in CONTAINERS or isinstance(value, (MethodType, types.BuiltinFunctionType)):
+            return  # they have no attributes of their own
         if isinstance(value, ModuleType):
             owned = namespaces.origin_of(value) != CORE
         else:
             owned = not isinstance(value, type) or is_user_code(value)
-        if owned and not isinstance(value, (MethodType, types.BuiltinFunctionType)):
-            self.effects.watch(value, node, reads, plan.code)
+        for name in reads.stores if owned else ():
+            self.effects.watch_name(value, node, name, plan.code, name in reads.counts)
+        if owned and reads.computed_store:
+            self.effects.watch_whole(value, node, plan.code)
 
     def called_elsewhere(self, plan: Plan, name: Any, value: Any) -> None:
         """A function in C that does more than compute must not be called by C, which nobody sees:
@@ -386,22 +388,3 @@ class Reach:
                 self.child(node, step, name, found)
             value = found if found is not MISSING else static(type(value), name)
         return value
-
-    def function(self, function: FunctionType, node: int, plan: Plan) -> None:
-        """What a function that runs holds: closure cells and defaults."""
-        if node in self.expanded:
-            return
-        self.expanded.add(node)
-        user = is_user_code(function)
-        for name in function.__code__.co_freevars:
-            found = STEPS["cell"](function, name)
-            if plan.reads is not None and name in plan.reads.counts and type(found) is int:
-                continue
-            if name != "__class__" and found is not MISSING and (user or not is_constant(found)):
-                self.step(plan, node, "cell", name, found, 0)
-        if not user:
-            return  # its defaults are covered by version
-        for position, found in enumerate(function.__defaults__ or ()):
-            self.step(plan, node, "default", position, found, 0)
-        for name, found in (function.__kwdefaults__ or {}).items():
-            self.step(plan, node, "kwdefault", name, found, 0)

@@ -18,31 +18,30 @@ from typing import Any
 
 _OP = opcode.opmap
 _VERSION = sys.version_info[:2]
-# How far an instruction's argument is shifted to leave room for flags, before it is an index into
-# co_names.
-_LOADS = {
-    _OP[name]: shift
-    for name, shift in (
-        ("LOAD_ATTR", 1 if _VERSION >= (3, 12) else 0),
-        ("LOAD_METHOD", 0),
-        ("LOAD_SUPER_ATTR", 2),
-        ("IMPORT_FROM", 0),
+# Operations that name something: how the code uses the name, and how far the argument is shifted to
+# leave room for flags, before it is an index into the names.
+_NAMING = {
+    _OP[name]: (kind, shift)
+    for name, kind, shift in (
+        ("LOAD_ATTR", "load", 1 if _VERSION >= (3, 12) else 0),
+        ("LOAD_METHOD", "load", 0),
+        ("LOAD_SUPER_ATTR", "load", 2),
+        ("IMPORT_FROM", "load", 0),
+        ("LOAD_GLOBAL", "global", 1 if _VERSION >= (3, 11) else 0),
+        ("LOAD_NAME", "global", 0),
+        ("LOAD_FROM_DICT_OR_GLOBALS", "global", 0),
+        ("IMPORT_NAME", "import", 0),
+        ("STORE_ATTR", "store", 0),
+        ("DELETE_ATTR", "store", 0),
+        ("STORE_GLOBAL", "global store", 0),
+        ("DELETE_GLOBAL", "global store", 0),
+        ("STORE_DEREF", "cell store", 0),
+        ("DELETE_DEREF", "cell store", 0),
     )
     if name in _OP
 }
-_GLOBALS = {
-    _OP[name]: shift
-    for name, shift in (
-        ("LOAD_GLOBAL", 1 if _VERSION >= (3, 11) else 0),
-        ("LOAD_NAME", 0),
-        ("LOAD_FROM_DICT_OR_GLOBALS", 0),
-    )
-    if name in _OP
-}
-_IMPORT = _OP["IMPORT_NAME"]
-_STORES = {_OP["STORE_ATTR"], _OP["DELETE_ATTR"]}
-_GLOBAL_STORES = {_OP["STORE_GLOBAL"], _OP["DELETE_GLOBAL"]}
-_CELL_STORES = {_OP["STORE_DEREF"], _OP["DELETE_DEREF"]}
+_LOADS = frozenset(op for op, (kind, _) in _NAMING.items() if kind == "load")
+_GLOBALS = frozenset(op for op, (kind, _) in _NAMING.items() if kind == "global")
 _EXTENDED = _OP["EXTENDED_ARG"]
 _MATCH_CLASS = _OP["MATCH_CLASS"]  # reads attributes named in a constant or by the class
 
@@ -120,27 +119,20 @@ def analyse(code: CodeType) -> Reads:
 
 def _names(code: CodeType) -> dict[str, dict[str, None]]:
     """Names by kind of use, each in order of first use."""
-    kinds = ("load", "global", "store", "global store", "cell store", "import")
-    found: dict[str, dict[str, None]] = {kind: {} for kind in kinds}
-    raw, names, extended = code.co_code, code.co_names, 0
+    found: dict[str, dict[str, None]] = {kind: {} for kind, _ in _NAMING.values()}
+    raw, extended = code.co_code, 0
     for op, low in zip(raw[::2], raw[1::2]):
         arg = low | extended
-        extended = 0
-        if op == _EXTENDED:
-            extended = arg << 8
-        elif op in _LOADS:
-            found["load"][names[arg >> _LOADS[op]]] = None
-        elif op in _GLOBALS:
-            found["global"][names[arg >> _GLOBALS[op]]] = None
-        elif op in _STORES:
-            found["store"][names[arg]] = None
-        elif op in _GLOBAL_STORES:
-            found["global store"][names[arg]] = None
-        elif op in _CELL_STORES:
-            found["cell store"][_cell_name(code, arg)] = None
-        elif op == _IMPORT:
-            found["import"][names[arg]] = None
+        extended = arg << 8 if op == _EXTENDED else 0
+        if op in _NAMING:
+            found[_NAMING[op][0]][_name(code, op, arg)] = None
     return found
+
+
+def _name(code: CodeType, op: int, arg: int) -> str:
+    """What such an operation names."""
+    kind, shift = _NAMING[op]
+    return _cell_name(code, arg) if kind == "cell store" else code.co_names[arg >> shift]
 
 
 def _cell_name(code: Any, arg: int) -> str:
@@ -241,12 +233,8 @@ def _steps(code: CodeType) -> list[_Step]:
 
 def _value(code: CodeType, op: int, name: str, arg: int) -> Any:
     """The name or constant that an argument stands for; two names for two variables at once."""
-    if op in _LOADS:
-        return code.co_names[arg >> _LOADS[op]]
-    if op in _GLOBALS:
-        return code.co_names[arg >> _GLOBALS[op]]
-    if op in _STORES | _GLOBAL_STORES:
-        return code.co_names[arg]
+    if op in _NAMING:
+        return _name(code, op, arg)
     if name.startswith("LOAD_CONST"):
         return code.co_consts[arg]
     if name == "LOAD_SMALL_INT":
@@ -273,7 +261,7 @@ class _Uses:
                 assigned.update(step.value if isinstance(step.value, tuple) else (step.value,))
         count = code.co_argcount + code.co_kwonlyargcount
         loaded = {step.value for step in self.steps if step.op in _GLOBALS}
-        stored = {step.value for step in self.steps if step.op in _GLOBAL_STORES}
+        stored = _names(code)["global store"].keys()
         self.simple = {*code.co_varnames[:count], *code.co_freevars} - assigned
         self.simple |= loaded - stored
         self.first = code.co_varnames[0] if code.co_argcount else ""

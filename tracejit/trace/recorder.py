@@ -9,7 +9,6 @@ lets the call go on undisturbed.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,10 +18,10 @@ import torch
 
 from tracejit.ir.graph import Graph
 from tracejit.runtime import private
-from tracejit.runtime.ambient import being_recorded, traced
 from tracejit.runtime.guards import GuardSet
 from tracejit.runtime.identity import defined_at
 from tracejit.runtime.reasons import Reason
+from tracejit.runtime.tracers import being_recorded, traced
 from tracejit.trace.aliases import memory_of
 from tracejit.trace.canonical import WRAPPED
 from tracejit.trace.changes import Change
@@ -39,14 +38,17 @@ from tracejit.trace.watch import Watch, watching
 
 
 def record(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, observer: Any = None
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    observer: Observer | None = None,
 ) -> tuple[Any, Recording]:
     """Run `fn(*args, **kwargs)` once and record it; its own result, and the recording.
 
     observer: a context manager that is entered around the call itself. An exception of `fn` is
     raised as it is.
     """
-    start = time.perf_counter()
     if traced():
         refused = Reason("outer-tracer", "another tracer, mode or transform is active")
         return fn(*args, **kwargs), Recording(refused=refused)
@@ -55,13 +57,11 @@ def record(
         return fn(*args, **kwargs), Recording(refused=hooked)
     recorder = Recorder(fn, args, kwargs, observer)
     try:
-        with recorder.running(observer):
+        with recorder.running():
             result = fn(*args, **kwargs)
-        recording = recorder.finish(result, observer)
+        return result, recorder.finish(result)
     finally:
         recorder.close()
-    recording.seconds = time.perf_counter() - start
-    return result, recording
 
 
 def observed(
@@ -83,12 +83,13 @@ class Recorder(private.TorchDispatchMode):
     supports_higher_order_operators = True  # they are refused, and run
 
     def __init__(
-        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Any = None
+        self, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], observer: Observer | None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.graph = Graph()
         self.origins = Origins(fn)
         self.storages = Storages(self.graph, self.origins.here)
+        self.observer = observer
         before = {} if observer is None else observer.tree.generators
         self.generators = Generators(self.storages, before)
         self.watch = Watch(self)
@@ -101,9 +102,9 @@ class Recorder(private.TorchDispatchMode):
         self.place = defined_at(fn)
 
     @contextmanager
-    def running(self, observer: Any) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """Everything that must surround the call."""
-        with being_recorded(), self, observer or nullcontext(), watching(self.watch):
+        with being_recorded(), self, self.observer or nullcontext(), watching(self.watch):
             yield
 
     def refuse(self, why: Refused) -> None:
@@ -212,15 +213,15 @@ class Recorder(private.TorchDispatchMode):
         """Let go of the call's tensors now, not when the next collection breaks the cycles here."""
         self.storages.close()
         self.given.clear()
-        del self.watch, self.steps, self.generators
+        del self.watch, self.steps, self.generators, self.observer
 
-    def finish(self, result: Any, observer: Any) -> Recording:
+    def finish(self, result: Any) -> Recording:
         """The recording, once the call has returned `result`."""
         if self.refused is None:
             try:
-                changes = [] if observer is None else observer.changes()
+                changes = [] if self.observer is None else self.observer.changes()
                 if not isinstance(changes, Reason):
-                    return self._recording(result, changes, observer)
+                    return self._recording(result, changes)
                 self.refused = changes
             except Exception as error:  # ours: it must not end the user's call
                 self._failed(error)
@@ -228,11 +229,11 @@ class Recorder(private.TorchDispatchMode):
                 self.refused = self.refused and replace(self.refused, place=self.place)
         return Recording(refused=self.refused, calls=self.calls)
 
-    def _recording(self, result: Any, changes: list[Change], observer: Any) -> Recording:
+    def _recording(self, result: Any, changes: list[Change]) -> Recording:
         """The recording of a call that nothing speaks against so far. Raises Refused."""
-        reached = {} if observer is None else observer.reached()
+        reached = {} if self.observer is None else self.observer.reached()
         tree, held = encode(result, changes, reached, self.storages, self.outside)
-        generators = self._generators(observer, reached)
+        generators = self._generators(reached)
         self._check_given()
         self._write_back()
         return Recording(
@@ -248,8 +249,9 @@ class Recorder(private.TorchDispatchMode):
             generators=generators,
         )
 
-    def _generators(self, observer: Any, reached: dict[int, int]) -> list[torch.Generator]:
+    def _generators(self, reached: dict[int, int]) -> list[torch.Generator]:
         """The generators that the call was given."""
+        observer = self.observer
         if observer is None:
             return self.generators.finish((), lambda _: 0)
         there = [each for each, _ in observer.tree.generators.values() if id(each) in reached]

@@ -46,7 +46,7 @@ class Recording:
     graph outputs, and what is changed (see trace.outputs); JSON.
     held, changed: the observer's nodes of objects that it names, and of those that it changes.
     refused: why this call can only run eagerly; its result is right all the same. Then graph is
-    None. calls: ATen calls that ran. seconds: what the call took, recording included.
+    None. calls: ATen calls that ran.
     """
 
     graph: Graph | None = None
@@ -59,7 +59,6 @@ class Recording:
     changed: list[int] = field(default_factory=list)
     refused: Reason | None = None
     calls: int = 0
-    seconds: float = 0.0
     generators: list[torch.Generator] = field(default_factory=list)
 
     @property

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from tracejit.ir.dtypes import COMPLEX, FLOATS, TORCH
-from tracejit.ir.graph import Arg, Graph, Node, Value, values_in
+from tracejit.ir.graph import Arg, Value, values_in
 from tracejit.ops.strides import dense_strides
 from tracejit.ops.table import OPS
 from tracejit.runtime.state import fills
 from tracejit.trace import overlaps
 from tracejit.trace.aliases import Alias
-from tracejit.trace.canonical import Call, canonical, tidy_kwargs
+from tracejit.trace.canonical import Call, Restore, canonical, tidy_kwargs
 from tracejit.trace.constants import contents, from_subscript, listed
 from tracejit.trace.descent import described
 from tracejit.trace.frames import caller
@@ -32,28 +32,6 @@ from tracejit.trace.schema import Does, Facts, graph_name, overload_of
 from tracejit.trace.storages import Storages
 from tracejit.trace.warns import warns
 from tracejit.trace.watch import Watch
-
-
-class _Restore:
-    """Puts the real call in the place of its canonical form when a result is asked for that exists
-    for the backward pass: only a graph of a forward pass has a use for it."""
-
-    def __init__(self, graph: Graph, node: Node, call: Call, metas: list[Meta]) -> None:
-        self.graph, self.node, self.call, self.metas = graph, node, call, metas
-
-    def __call__(self, number: int) -> Value:
-        whole, kept = self.call.whole, self.call.kept or ()
-        assert whole is not None
-        if self.node.op != whole.op:
-            place = self.graph.nodes.index(self.node)
-            made = self.graph.add(whole.op, whole.args, whole.kwargs, self.metas, self.node.origin)
-            self.graph.nodes[place] = self.graph.nodes.pop()
-            outputs = list(made.outputs)
-            for n, value in zip(kept, self.node.outputs):  # used already
-                outputs[n], value.node = value, made
-            made.outputs, self.node = tuple(outputs), made
-        return self.node.outputs[number]
-
 
 NAN = float("nan")
 _EMPTY = ("aten.empty", "aten.new_empty")  # how ops begin that leave memory unwritten
@@ -170,7 +148,7 @@ class Steps:
             self.storages.define(tensor, value, meta=meta)
         if call.kept is not None and len(results) > len(kept):
             looks = list(map(self.storages.meta, results))
-            restore = _Restore(self.storages.graph, node, call, looks)
+            restore = Restore(self.storages.graph, node, call, looks)
             for n, tensor in enumerate(results):
                 if n not in call.kept:
                     self.storages.define(tensor, None, restore=partial(restore, n))
@@ -211,10 +189,7 @@ class Steps:
         if facts.name == "aten.as_strided" and parent.home.outside and _has_offset(args, kwargs):
             raise Refused("op", "as_strided with an offset into memory from outside")
         op, where = described(facts.name, parent, result, args[1:], kwargs)
-        if op:
-            self.storages.view(result, parent, op, where)
-        else:
-            self.storages.strided(result, parent.root)
+        self.storages.view(result, parent, op, where)
 
     def _constant(self, tensor: torch.Tensor) -> Step:
         frame = caller()
@@ -251,10 +226,7 @@ class Steps:
             raise Refused("mutation", "a tensor from outside changed its shape")
         result = yield
         op, where = described(facts.name.replace("_", ""), parent, result, args[1:], kwargs)
-        if op:
-            self.storages.view(result, parent, op, where)
-        else:
-            self.storages.strided(result, parent.root)
+        self.storages.view(result, parent, op, where)
 
     def write(self, facts: Facts, args: Any, kwargs: Any) -> Step:
         """`x.add_(y)`: the functional op, cast to x's dtype, becomes x's value."""

@@ -23,7 +23,7 @@ from tracejit.runtime import private
 from tracejit.runtime.aliases import CONJUGATED, NEGATED, lazy_bits, physical
 from tracejit.runtime.private import storage_key
 from tracejit.trace import descent, spans
-from tracejit.trace.aliases import Alias, Storage, key_of, memory_of
+from tracejit.trace.aliases import Alias, Storage, memory_of
 from tracejit.trace.infer import Kwargs, Meta, infer, viewable
 from tracejit.trace.recording import Refused, Span
 
@@ -59,18 +59,17 @@ class Storages:
         home = self._known.get(storage_key(tensor.untyped_storage()))
         if home is None:
             return self._enter(tensor, None)
+        key = home.key(tensor)
+        found = home.aliases.get(key)
         if home.outside:
-            found = home.objects.get(id(tensor))
             if found is None:
                 return self._enter(tensor, home)
             if not self._same(found, tensor):
                 raise Refused("mutation", "a tensor from outside changed its shape")
-            return found
-        found = home.aliases.get(key_of(tensor))
-        if found is None:
+        elif found is None:
             if len(home.roots) > 1:
                 raise Refused("op", "a tensor on memory that several results share")
-            found = home.aliases[key_of(tensor)] = self._strided(tensor, home.roots[0])
+            found = home.aliases[key] = self._strided(tensor, home.roots[0])
         return found
 
     def home(self, tensor: torch.Tensor) -> Storage | None:
@@ -79,14 +78,11 @@ class Storages:
 
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether the call made a tensor: its memory, or this view of memory from outside."""
-        where = memory_of(tensor)
-        home = self._known.get(where)
-        if where == 0:
-            return True
+        home = self._known.get(memory_of(tensor))
         if home is None or not home.outside:
-            return home is not None
+            return home is not None or not memory_of(tensor)
         given = any(tensor is each for each in (*self.sources, *self.lazy.values()))
-        return id(tensor) in home.objects and not given
+        return id(tensor) in home.aliases and not given
 
     def meta(self, tensor: torch.Tensor) -> Meta:
         """dtype, sizes, strides and device of a real tensor. Raises Refused for what a graph does
@@ -101,9 +97,9 @@ class Storages:
             device = self._devices[where] = str(where)
         return dtype, tuple(tensor.shape), tensor.stride(), device
 
-    def _alias(self, tensor: torch.Tensor, home: Storage) -> Alias:
+    def _alias(self, tensor: torch.Tensor, home: Storage, meta: Meta | None = None) -> Alias:
         """A tensor's geometry, as an alias without a value."""
-        dtype, sizes, strides, device = self.meta(tensor)
+        dtype, sizes, strides, device = meta or self.meta(tensor)
         offset, lazy = int(tensor.storage_offset()), lazy_bits(tensor)
         return Alias(home, dtype, sizes, strides, offset, device, lazy)
 
@@ -121,11 +117,11 @@ class Storages:
         self.add_input(memory, alias)
         alias.given = True
         home.roots.append(alias)
-        home.objects[id(memory)] = alias
+        home.aliases[id(memory)] = alias
         if home.version:
             spans.join(self, alias)
         if memory is not tensor:
-            alias = home.objects[id(tensor)] = self._lazily(alias, lazy_bits(tensor))
+            alias = home.aliases[id(tensor)] = self._lazily(alias, lazy_bits(tensor))
         return alias
 
     def add_input(self, tensor: torch.Tensor, alias: Alias) -> None:
@@ -175,15 +171,13 @@ class Storages:
         if home is None:
             home = self._known[storage_key(storage)] = Storage()
             self._weak.append(private.weak_storage(storage))
-        dtype, sizes, strides, device = meta or self.meta(tensor)
-        if lazy_bits(tensor):
+        alias = self._alias(tensor, home, meta)
+        if alias.lazy:
             raise Refused("op", "an operation whose result is lazily conjugated or negated")
-        offset = int(tensor.storage_offset())
-        alias = Alias(home, dtype, sizes, strides, offset, device)
         alias.value, alias.version = value, 0
         home.lost, home.restore = lost, restore
         home.roots.append(alias)
-        home.aliases[key_of(tensor)] = alias
+        home.aliases[home.key(tensor)] = alias
 
     def redefine(self, tensor: torch.Tensor, value: Value) -> None:
         """A tensor of the call's own was resized and filled: forget what its memory was."""
@@ -199,17 +193,22 @@ class Storages:
     # --- views ---
 
     def view(self, result: torch.Tensor, parent: Alias, op: str, args: tuple[Arg, ...]) -> None:
-        """`result` is the view `op(parent, *args)`."""
-        home = parent.home
-        if home.outside:
-            twice = parent.parent is not None and op == parent.op and op in LAZY.values()
-            known = parent.parent if twice and parent.parent is not None else parent
-            alias = known if self._same(known, result) else self._derive(result, parent, op, args)
-            home.objects[id(result)] = alias
+        """`result` is the view `op(parent, *args)`; reached by its strides if `op` is empty. Raises
+        Refused.
+        """
+        home, key = parent.home, parent.home.key(result)
+        if not home.outside and key in home.aliases:
             return
-        key = key_of(result)
-        if key not in home.aliases:
-            home.aliases[key] = self._derive(result, parent, op, args)
+        known = parent
+        if parent.parent is not None and op == parent.op and op in LAZY.values():
+            known = parent.parent  # which it undoes
+        if not op:
+            alias = self._strided(result, parent.root)
+        elif home.outside and self._same(known, result):
+            alias = known
+        else:
+            alias = self._derive(result, parent, op, args)
+        home.aliases[key] = alias
 
     def adopt(self, made: torch.Tensor, data: torch.Tensor) -> None:
         """`made` is another tensor on the memory of `data`, as that lies there."""
@@ -218,15 +217,7 @@ class Storages:
         seen = home is not None and not home.outside  # then it is known by how it looks
         if where and not seen and not data.is_meta and data.layout is torch.strided:
             alias = self.find(data)
-            alias.home.objects[id(made)] = alias
-
-    def strided(self, result: torch.Tensor, root: Alias) -> None:
-        """`result` is reached from the root by its strides. Raises Refused."""
-        home = root.home
-        if home.outside:
-            home.objects[id(result)] = self._strided(result, root)
-        elif key_of(result) not in home.aliases:
-            home.aliases[key_of(result)] = self._strided(result, root)
+            alias.home.aliases[id(made)] = alias
 
     def _same(self, alias: Alias, tensor: torch.Tensor) -> bool:
         return (
@@ -247,7 +238,7 @@ class Storages:
     def _align(self, alias: Alias) -> None:
         """Whether memory may be viewed as a larger dtype depends on where the input begins."""
         root = alias.root
-        number = next(n for n, known in enumerate(self.inputs) if known is root)
+        number = self.inputs.index(root)
         modulus = itemsize(alias.dtype) // itemsize(root.dtype)
         if modulus > 1:
             self.moduli[number] = max(modulus, self.moduli.get(number, 1))
@@ -311,11 +302,7 @@ class Storages:
     # --- nodes ---
 
     def add(
-        self,
-        op: str,
-        args: tuple[Arg, ...],
-        kwargs: Kwargs,
-        origin: Origin | None = None,
+        self, op: str, args: tuple[Arg, ...], kwargs: Kwargs, origin: Origin | None = None
     ) -> Value:
         """A node of the recorder's own, with one result, whose look is inferred. Raises Refused."""
         if op == "aten.view" and not viewable(*args):
@@ -325,11 +312,7 @@ class Storages:
         return value
 
     def apply(
-        self,
-        op: str,
-        args: tuple[Arg, ...],
-        kwargs: Kwargs,
-        origin: Origin | None = None,
+        self, op: str, args: tuple[Arg, ...], kwargs: Kwargs, origin: Origin | None = None
     ) -> tuple[Value, ...]:
         """A node of the recorder's own and its results. Raises Refused."""
         try:

@@ -22,7 +22,7 @@ from tracejit.runtime.constants import MISSING, encode, is_constant, name_of, na
 from tracejit.runtime.guards import Node
 from tracejit.runtime.origins import is_user_code
 from tracejit.runtime.paths import instance_dict
-from tracejit.runtime.predicates import container_meta, function_meta, tensor_meta
+from tracejit.runtime.predicates import container_meta, function_meta, is_container, tensor_meta
 
 CONTAINERS = (list, tuple, dict, set, frozenset)
 _C_FUNCTIONS = (
@@ -55,7 +55,7 @@ def predicate_of(value: Any) -> tuple[str, Any]:
         return "generator", None
     if type(value) is torch.Generator and not private.is_default(value):
         return "rng", str(value.device)
-    if isinstance(value, CONTAINERS) or hasattr(type(value), "popleft"):
+    if is_container(value):
         return "container", container_meta(value)
     if isinstance(value, _C_FUNCTIONS) or is_array_function(value):
         return "lib", name_of(value)

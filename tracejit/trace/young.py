@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import chain, compress, tee
+from itertools import chain
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,10 +23,9 @@ def ids() -> set[int]:
 
 
 def newest(count: int, kind: type[T]) -> list[T]:
-    """Those of exactly this type among the `count` newest objects, the newest last."""
+    """Those of exactly this type among the `count` newest objects (what looks for them included),
+    the newest last."""
     part = operator.itemgetter(slice(-count, None))
-    return list(_of(kind, *tee(chain.from_iterable(map(part, map(gc.get_objects, (0,)))))))
-
-
-def _of(kind: type, items: Iterable[Any], same: Iterable[Any]) -> Iterator[Any]:
-    return compress(items, map(partial(operator.is_, kind), map(type, same)))
+    is_one: Callable[[Any], bool] = partial(type.__instancecheck__, kind)
+    found = list(filter(is_one, chain.from_iterable(map(part, map(gc.get_objects, (0,))))))
+    return [each for each in found if type(each) is kind]
