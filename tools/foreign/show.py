@@ -36,20 +36,19 @@ def why(outcome: Outcome) -> str:
 
 def page(runs: list[dict[str, Outcome]]) -> None:
     """Write docs/foreign.md."""
-    cold, warm = runs
-    same = sum(not o.differences and not warm[n].differences for n, o in cold.items())
+    cold = runs[0]
+    same = sum(not any(run[name].differences for run in runs) for name in cold)
     whole = sum(not o.reasons for o in cold.values())
     lines = [
         INTRODUCTION,
         f"{len(cold)} cases: {same} give eager's results, {whole} run no frame eagerly.",
         "",
-        "| case | kernels | launches | library | eager | warm | why not all of it |",
-        "|---|---:|---:|---:|---:|---|---|",
+        "| case | kernels | launches | library | eager | why not all of it |",
+        "|---|---:|---:|---:|---:|---|",
     ]
     for name, outcome in cold.items():
         counts = (outcome.kernels, outcome.launches, outcome.library, outcome.frames)
-        from_disk = "yes" if warm[name].source == "disk" else ""
-        cells = [name, *map(str, counts), from_disk, why(outcome)]
+        cells = [name, *map(str, counts), why(outcome)]
         lines.append("| " + " | ".join(re.sub(r"([|<*_])", r"\\\1", c) for c in cells) + " |")
     DOCUMENT.write_text("\n".join(lines) + "\n")
 
