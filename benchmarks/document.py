@@ -10,8 +10,8 @@ from typing import Any
 
 from tracejit.benchmarks.peers import CONTROL, EAGER
 from tracejit.runtime.errors import TracejitError
+from tracejit.runtime.version import FORMATS
 
-SCHEMA = 1
 MEASURES = {
     "startup": "seconds before a program runs at its steady speed",
     "steady": "seconds per call",
@@ -109,8 +109,8 @@ def read(path: Path) -> Document:
     try:
         fields = json.loads(path.read_text())
         schema = fields.pop("schema")
-        if schema != SCHEMA:
-            raise NotAResult(path=path, why=f"schema {schema}, this version reads {SCHEMA}")
+        if schema != (ours := FORMATS["results"]):
+            raise NotAResult(path=path, why=f"schema {schema}, this version reads {ours}")
         rows = [Row(**row) for row in fields.pop("rows")]
         return Document(**fields, rows=rows)
     except OSError as error:

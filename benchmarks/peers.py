@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 from typing import ClassVar
 
 from tracejit.benchmarks.foreign import Jax, TensorFlow
 from tracejit.benchmarks.peer import Function, Peer
+from tracejit.runtime.config import config
 
 OFFLINE = "cuda:90"  # what tracejit compiles for where it has no target of its own
 
@@ -75,10 +75,9 @@ class Tracejit(Peer):
     guess = (7, 5)
 
     def environment(self, caches: Path, threads: int) -> dict[str, str]:
-        target = os.environ.get("TRACEJIT_TARGET") or OFFLINE
         return {
             "TRACEJIT_CACHE_DIR": str(caches / "tracejit"),
-            "TRACEJIT_TARGET": target,
+            "TRACEJIT_TARGET": config.target or OFFLINE,
             "TRITON_CACHE_DIR": str(caches / "triton"),
         }
 

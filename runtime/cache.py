@@ -69,24 +69,49 @@ class Record:
     summary: str = ""
 
 
+# What all keys contain: everything outside the program that can change what is generated or how it
+# runs. Name -> what it is for a target and numerics. docs/reference.md says the same in words.
+ENTRIES: dict[str, Callable[[str, str], str]] = {
+    "format": lambda target, numerics: str(FORMAT),
+    "tracejit": lambda target, numerics: VERSION,
+    "sources": lambda target, numerics: _checkout_state(),
+    "torch": lambda target, numerics: "{__version__} {git_version}".format(**_torch_version()),
+    "runtime": lambda target, numerics: "cuda {cuda} hip {hip}".format(**_torch_version()),
+    "triton": lambda target, numerics: _of(target, _triton_version, without="reference native"),
+    "variables": lambda target, numerics: _of(target, _triton_variables, only="cuda hip"),
+    "llvm": lambda target, numerics: _of(target, cpu.llvm_version, only="native"),
+    "python": lambda target, numerics: _python_version(),
+    "machine": lambda target, numerics: platform.machine(),
+    "target": lambda target, numerics: target,
+    "numerics": lambda target, numerics: numerics,
+}
+# Variables by which Triton compiles, as it lists them itself (get_cache_invalidating_env_vars), and
+# its tools; those that only say where files lie or what is printed are left out.
+_COMPILES = re.compile(
+    r"TRITON_(?!(CACHE|HOME|DUMP|PRINT|INTERPRET|REPRODUCER|NVDISASM|CUOBJDUMP|KERNEL_DUMP)).*"
+    r"|(AMDGCN_USE|ALLOW_LHS|DISABLE_MMA|DISABLE_LLVM|DISABLE_PTXAS|PTXAS|LLVM_PASS|LLVM_EXTRACT)_.*"
+)
+
+
 @functools.cache
 def environment(target: str, numerics: str) -> dict[str, str]:
-    """Everything outside the program that can change what is generated or how it runs. All keys
-    contain it."""
-    torch, kind = _torch_version(), target.partition(":")[0]
-    return {
-        "format": str(FORMAT),
-        "tracejit": VERSION,
-        "sources": _checkout_state(),
-        "torch": f"{torch['__version__']} {torch['git_version']}",
-        "runtime": f"cuda {torch['cuda']} hip {torch['hip']}",
-        "triton": "" if kind in ("reference", "native") else _triton_version(),
-        "llvm": cpu.llvm_version() if kind == "native" else "",
-        "python": f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}",
-        "machine": platform.machine(),
-        "target": target,
-        "numerics": numerics,
-    }
+    """ENTRIES for a target and numerics, in this process."""
+    return {name: now(target, numerics) for name, now in ENTRIES.items()}
+
+
+def _of(target: str, now: Callable[[], str], only: str = "", without: str = "") -> str:
+    """What `now` gives, for targets of these kinds; "" for others, which it says nothing of."""
+    kind = target.partition(":")[0]
+    return now() if (not only or kind in only.split()) and kind not in without.split() else ""
+
+
+def _triton_variables() -> str:
+    found = sorted(item for item in os.environ.items() if _COMPILES.fullmatch(item[0]))
+    return " ".join(map("=".join, found))
+
+
+def _python_version() -> str:
+    return f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def _torch_version() -> Mapping[str, Any]:

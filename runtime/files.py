@@ -25,7 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FORMAT = 2  # 1 had no key in its JSON line
+from tracejit.runtime.version import FORMATS
+
+FORMAT = FORMATS["file"]
 HOST = re.sub(r"[^\w-]", "-", platform.node())[:40] or "localhost"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]+")
 # What a file system answers that has no fsync, and one that cannot put a file in place of another.

@@ -21,8 +21,9 @@ from tracejit.runtime.constants import MISSING
 from tracejit.runtime.paths import STEPS, print_step
 from tracejit.runtime.predicates import PREDICATES, explain
 from tracejit.runtime.reasons import Failure
+from tracejit.runtime.version import FORMATS
 
-VERSION = 3
+VERSION = FORMATS["guards"]
 OBJECTS = frozenset(
     ("type", "is", "container", "function", "class", "any", "rng")
 )  # of these checks

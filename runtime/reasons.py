@@ -17,7 +17,6 @@ KINDS: dict[str, str] = {
     "entries": "as many entries of the function are kept as may be, and none fits this call",
     "thread": "another thread is recording, and observation belongs to one thread",
     # what a recording met
-    "argument": "an argument has a type that no guard describes",
     "output": "the return value has a part that cannot be rebuilt from tensors and constants",
     "tensor": "a tensor has a layout, subclass or device that the graph does not represent",
     "mutation": "a write was seen that the graph does not represent",
@@ -31,11 +30,9 @@ KINDS: dict[str, str] = {
     "generator": "a generator or coroutine outlives the call",
     "hook": "a hook or a profiler was active that a plan would not call",
     # guards
-    "guard": "a guard did not hold on this call",
     "left": "a number or an index computed from data was not as recorded; the plan was left",
     # the compiler
     "compiler": "a stage of the compiler failed",
-    "no-fuse": "two operations were not put in one kernel",
     "extern": "the operation is a library call",
     # runtime
     "cache": "the disk cache could not be used",

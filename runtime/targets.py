@@ -1,18 +1,17 @@
 """Which target a call is compiled for: one row per backend, asked for the kind of device that the
 call's tensors are on.
 
-A target is a string: `interpret`, `reference`, `native:avx2`, `cuda:90`, `hip:gfx942`.
+A target is a string: `interpret`, `reference`, `native:avx2`, `cuda:90`, `hip:gfx942`. The command
+line reads the table, and does not wait for torch.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from tracejit.runtime import cpu
 from tracejit.runtime.config import config
@@ -69,7 +68,7 @@ def _auto(device: str) -> Choice:
     return _native(device)
 
 
-BACKENDS: Mapping[str, Callable[[str], Choice]] = {
+BACKENDS: dict[str, Callable[[str], Choice]] = {
     "auto": _auto,
     "triton": _triton,
     "native": _native,
@@ -91,6 +90,8 @@ def is_gpu(target: str) -> bool:
 
 def gpu_target() -> str:
     """The target of the current GPU."""
+    import torch
+
     return _target_of(torch.cuda.current_device())
 
 
@@ -98,6 +99,8 @@ def gpu_target() -> str:
 def _target_of(index: int) -> str:
     """The target of the GPU with this index: its compute capability, or its gfx name without
     features."""
+    import torch
+
     if torch.version.hip:
         name: str = torch.cuda.get_device_properties(index).gcnArchName
         return f"hip:{name.split(':')[0]}"
@@ -118,6 +121,8 @@ def _choose(backend: str, device: str, offline: str) -> Choice:
 def device_of(*trees: Any) -> str:
     """The kind of device of the first tensor that is not on the CPU, in arguments and modules; else
     `cpu`."""
+    import torch
+
     stack = list(trees)
     while stack:
         item = stack.pop()
@@ -138,4 +143,6 @@ def device_of(*trees: Any) -> str:
 @functools.cache
 def only_cpu() -> bool:
     """Whether this process can have tensors on the CPU only, so that there is no need to look."""
+    import torch
+
     return not torch.cuda.is_available()

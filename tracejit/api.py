@@ -7,7 +7,7 @@ import copy
 import functools
 import importlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import MethodType
 from typing import Any, TypeVar, overload
 
@@ -21,8 +21,8 @@ from tracejit.runtime.targets import BACKENDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LEGAL: dict[str, tuple[Any, ...]] = {
-    "backend": tuple(BACKENDS),
+LEGAL: dict[str, Collection[Any]] = {
+    "backend": BACKENDS,
     "dynamic": (None, False),
     "numerics": ("eager", "fast"),
     "wait": (False, True),
@@ -67,8 +67,8 @@ def compile(
     into. A module gives a module of the same class that shares all its state (parameters, buffers,
     attributes, hooks); the given module itself stays eager.
 
-    backend: "auto" (Triton for GPU tensors, native code for those on the CPU, else eager),
-    "triton", "native", "interpret", "reference" or "eager".
+    backend: "auto" (Triton for GPU tensors, native for CPU tensors), "triton", "native",
+    "interpret", "reference" or "eager".
     dynamic: None or False: compile for the sizes of each call.
     numerics: "eager" (results round as eager's do, random numbers are eager's) or "fast" (kernels
     draw random numbers themselves, others than eager's).

@@ -19,12 +19,14 @@ reads at its full rate only with many lines under way.
 
 from __future__ import annotations
 
+from functools import partial
+
 from tracejit.codegen.native.attention_exp import DEGREES, exp2
 from tracejit.codegen.native.attention_frame import INFINITY, KEYS, Kernel, grain, up
-from tracejit.codegen.native.attention_tiles import across, greater, lane_sums, load_row, store_row
+from tracejit.codegen.native.attention_tiles import greater, load_row, store_row
 from tracejit.codegen.native.builder import Builder, define
 from tracejit.codegen.native.entry import Phase, add_body
-from tracejit.codegen.native.lanes import first_lanes
+from tracejit.codegen.native.lanes import across, added_up, first_lanes
 from tracejit.codegen.native.places import at, parts, plus, times
 from tracejit.codegen.native.source import Work
 from tracejit.codegen.native.types import F32, I8, I32, I64, PTR, Value, const, named
@@ -183,7 +185,7 @@ class Rows(Kernel):
             b.store(found, at(b, scores, key))
             best.set(greater(b, found, best.get()))
         old = b.load(best_place, self.wide)
-        new = greater(b, across(b, greater, best.get()), old)
+        new = greater(b, across(b, partial(greater, b), best.get()), old)
         b.store(new, best_place)
         safe = self._finite(b, new)
         shrunk = self._shrunk(b, old, safe)
@@ -209,7 +211,7 @@ class Rows(Kernel):
                 row = load_row(b, one, operand.dtype, self.lanes, width)
                 total = b.fma(row, vector, total)
             products.append(total)
-        found = lane_sums(b, products)
+        found = added_up(b, products)
         if many == self.lanes:
             return found
         return b.select(first_lanes(self.lanes, many), found, -INFINITY)
@@ -275,7 +277,7 @@ class Rows(Kernel):
         """out = sums / total; zeros for a row that saw no key."""
         out = self.nest.out
         state = at(b, record, self.record - 2 * self.lanes)  # the total's parts
-        total = across(b, lambda b, x, y: b.fadd(x, y), b.load(state, self.wide))
+        total = across(b, b.fadd, b.load(state, self.wide))
         share = self._share(b, total)
         for first, many in self._chunks(self.columns):
             value = b.fmul(b.load(at(b, record, first), self.wide), share)

@@ -4,7 +4,7 @@ beforehand, transposition in registers, rows of any dtype as f32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tracejit.codegen.native import words
 from tracejit.codegen.native.builder import Builder, define
@@ -77,29 +77,6 @@ def transpose(
 def greater(b: Builder, value: Value, other: Value) -> Value:
     """The greater; `other` if value is NaN, whose weight is NaN anyway."""
     return b.select(b.fcmp("ogt", value, other), value, other)
-
-
-def across(b: Builder, combine: Callable[[Builder, Value, Value], Value], value: Value) -> Value:
-    """All lanes combined, in each lane."""
-    lanes, half = value.type.lanes, value.type.lanes // 2
-    while half:
-        value = combine(b, value, b.shuffle(value, None, [k ^ half for k in range(lanes)]))
-        half //= 2
-    return value
-
-
-def lane_sums(b: Builder, rows: Sequence[Value]) -> Value:
-    """In lane k the sum of the lanes of row k, for as many rows as there are lanes: in each step
-    two rows become one that has the halves' sums of both."""
-    found, lanes = list(rows), len(rows)
-    half = lanes // 2
-    while half:
-        low = [k if not k & half else lanes + (k ^ half) for k in range(lanes)]
-        high = [k | half if not k & half else lanes + k for k in range(lanes)]
-        pairs = zip(found[:half], found[half:])
-        found = [b.fadd(b.shuffle(x, y, low), b.shuffle(x, y, high)) for x, y in pairs]
-        half //= 2
-    return found[0]
 
 
 def load_row(

@@ -1,8 +1,8 @@
-"""Vectors lane by lane: constants, masks, and squares of them turned."""
+"""Vectors lane by lane: constants, masks, squares transposed, lanes combined."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.types import Type, Value, const
@@ -61,11 +61,38 @@ def transposed(b: Builder, rows: Sequence[Value]) -> list[Value]:
             square = [b.shuffle(x, y, mask) for x, y in pairs for mask in interleaved]
         found += square
     while step < size:
-        low = [k if not k & step else k - step + size for k in range(size)]
-        high = [k + step if not k & step else k + size for k in range(size)]
         for i in range(size):
             if not i & step:
-                x, y = found[i], found[i + step]
-                found[i], found[i + step] = b.shuffle(x, y, low), b.shuffle(x, y, high)
+                found[i], found[i + step] = _exchanged(b, found[i], found[i + step], step)
         step *= 2
     return found
+
+
+def added_up(b: Builder, vectors: Sequence[Value]) -> Value:
+    """A vector whose lane l is the sum of all lanes of vectors[l]; as many vectors as lanes or
+    fewer, a power of two (lanes then repeat)."""
+    found, step = list(vectors), 1
+    while len(found) > 1:
+        pairs = zip(found[::2], found[1::2], strict=True)
+        found = [b.fadd(*_exchanged(b, x, y, step)) for x, y in pairs]
+        step *= 2
+    return across(b, b.fadd, found[0], step)
+
+
+def across(
+    b: Builder, combine: Callable[[Value, Value], Value], value: Value, step: int = 1
+) -> Value:
+    """Lanes that are a multiple of `step` apart combined, in each lane."""
+    lanes = value.type.lanes
+    while step < lanes:
+        value = combine(value, b.shuffle(value, None, [k ^ step for k in range(lanes)]))
+        step *= 2
+    return value
+
+
+def _exchanged(b: Builder, x: Value, y: Value, step: int) -> tuple[Value, Value]:
+    """Of every two groups of `step` lanes the first ones of both vectors, and the last ones."""
+    size = x.type.lanes
+    low = [k if not k & step else k - step + size for k in range(size)]
+    high = [k + step if not k & step else k + size for k in range(size)]
+    return b.shuffle(x, y, low), b.shuffle(x, y, high)

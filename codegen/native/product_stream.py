@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from tracejit.codegen.native.builder import Builder
 from tracejit.codegen.native.entry import Phase
-from tracejit.codegen.native.lanes import some_lanes
+from tracejit.codegen.native.lanes import added_up, some_lanes
 from tracejit.codegen.native.places import parts
 from tracejit.codegen.native.product_epilogue import add_epilogue
 from tracejit.codegen.native.product_frame import (
@@ -320,21 +320,3 @@ class _Held:
             return evaluator.wide(frame.product.left)
         loaded = b.load(self._address(axes, i), frame.wide)
         return loaded if mask is None else b.select(mask, loaded, 0)
-
-
-def added_up(b: Builder, vectors: Sequence[Value]) -> Value:
-    """A vector whose lane l is the sum of all lanes of vectors[l]; as many vectors as lanes or
-    fewer, a power of two (lanes then repeat)."""
-    found, step = list(vectors), 1
-    lanes = vectors[0].type.lanes
-    while len(found) > 1:
-        low = [k if not k & step else k - step + lanes for k in range(lanes)]
-        high = [k + step if not k & step else k + lanes for k in range(lanes)]
-        pairs = zip(found[::2], found[1::2], strict=True)
-        found = [b.fadd(b.shuffle(x, y, low), b.shuffle(x, y, high)) for x, y in pairs]
-        step *= 2
-    (total,) = found
-    while step < lanes:
-        total = b.fadd(total, b.shuffle(total, None, [k ^ step for k in range(lanes)]))
-        step *= 2
-    return total

@@ -12,7 +12,8 @@ import pytest
 from click.shell_completion import BashComplete, ShellComplete
 from click.testing import CliRunner
 
-from tracejit.cli import explain, root
+from tracejit.cli import root
+from tracejit.runtime.targets import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +31,7 @@ def test_commands_and_options() -> None:
     assert {"ls", "show", "verify"} <= set(completed(["cache"], ""))
     assert "--json" in completed(["cache", "ls"], "--")
     assert completed(["completion"], "") == ["bash", "zsh", "fish"]
-    assert completed(["explain", "model.py:f", "--backend"], "") == list(explain.BACKENDS)
+    assert completed(["explain", "model.py:f", "--backend"], "") == list(BACKENDS)
 
 
 def test_a_command_that_cannot_be_imported_does_not_stop_the_others(

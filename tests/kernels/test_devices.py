@@ -10,6 +10,7 @@ import threading
 import pytest
 import torch
 
+from tests.executors import TARGETS
 from tracejit.codegen.generators import generator_for
 from tracejit.codegen.triton import offline
 from tracejit.codegen.triton.generate import generate
@@ -22,7 +23,7 @@ from tracejit.runtime.targets import kind_of
 
 def test_a_source_survives_json(example) -> None:
     name, nest = example
-    for target in ("cuda:90", "interpret", "reference", "native:avx2"):
+    for target in ("cuda:90", "reference", "native:avx2", *TARGETS):
         source = generator_for(kind_of(target)).source(nest, name, target=target)
         again = KernelSource.from_json(json.loads(json.dumps(source.to_json())))
         assert again == source

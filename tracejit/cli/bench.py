@@ -19,7 +19,8 @@ from tracejit.benchmarks.document import MEASURES, Document, read
 from tracejit.benchmarks.peers import CONTROL, PEERS
 from tracejit.benchmarks.registry import Workload, chosen, registered
 from tracejit.benchmarks.summary import to_json as summed
-from tracejit.cli.terminal import SCHEMA, console, json_option, print_json
+from tracejit.cli.terminal import console, json_option, print_json
+from tracejit.runtime.version import FORMATS
 
 STARTS = 3  # of each kind at most
 
@@ -238,7 +239,7 @@ def to_json(document: Document, old: Document | None) -> dict[str, Any]:
 def write(document: Document, old: Document | None, out: Path | None, plot: Path | None) -> None:
     """The files that were asked for."""
     if out is not None:
-        text = json.dumps({"schema": SCHEMA, **document.to_json()}, indent=1)
+        text = json.dumps({"schema": FORMATS["results"], **document.to_json()}, indent=1)
         out.write_text(text + "\n")
     if plot is not None:
         plots.draw(document, plot)

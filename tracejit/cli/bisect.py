@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracejit.cli import locate, terminal
-from tracejit.cli.explain import BACKENDS, arguments_of, check, files, users_code
+from tracejit.cli.explain import arguments_of, check, files, users_code
+from tracejit.runtime import targets
 
 if TYPE_CHECKING:
     from tracejit.check import Checked
@@ -39,7 +40,7 @@ Exit status: 1 if a stage is at fault.
 @click.option("--inputs", metavar="[MODULE:]MAKER", help="A function that makes the arguments.")
 @click.option(
     "--backend",
-    type=click.Choice([name for name in BACKENDS if name != "eager"]),
+    type=click.Choice([name for name in targets.BACKENDS if name != "eager"]),
     default="auto",
     help="As in tracejit.compile.",
 )
@@ -84,11 +85,10 @@ def compared(
     """The target and its stages. Raises click.UsageError where the call cannot be compiled here."""
     from tracejit.api import is_compiled, plain
     from tracejit.check import Check
-    from tracejit.runtime.targets import choose, device_of
 
     args, kwargs = arguments
     function = plain(function) if is_compiled(function) else function
-    choice = choose(backend, device_of(args, kwargs, function))
+    choice = targets.choose(backend, targets.device_of(args, kwargs, function))
     if choice.reason is not None or choice.offline:
         raise click.UsageError(f"nothing to compare: {choice.reason or choice.target}")
     try:

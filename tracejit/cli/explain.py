@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 from rich.text import Text
 
 from tracejit.cli import locate, terminal
+from tracejit.runtime import targets
 from tracejit.runtime.config import FLAGS, TARGET, config
 from tracejit.runtime.errors import MissingExtra, TracejitError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from tracejit.report import Explanation
 
-BACKENDS = ("auto", "triton", "native", "interpret", "reference", "eager")
+BACKEND = click.Choice(list(targets.BACKENDS))
 OFFLINE = "cuda:90"  # what is compiled for, if there is no GPU and nothing else was asked for
 
 HELP = """\b
@@ -74,7 +75,7 @@ def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 @click.argument("function", metavar="MODULE:FUNCTION", shell_complete=files)
 @click.option("--args", "expressions", multiple=True, help="Arguments, as Python writes them.")
 @click.option("--inputs", metavar="[MODULE:]MAKER", help="A function that makes the arguments.")
-@click.option("--backend", type=click.Choice(BACKENDS), help="As in tracejit.compile.")
+@click.option("--backend", type=BACKEND, help="As in tracejit.compile.")
 @click.option("--target", help="Compile for it, as TRACEJIT_TARGET does: cuda:90, hip:gfx942.")
 @click.option("--calls", type=click.IntRange(1), default=2, show_default=True, help="How often.")
 @click.option("--grad/--no-grad", default=False, help="Call with gradients on (default: off).")
@@ -125,9 +126,7 @@ def check(backend: str | None, target: str | None) -> None:
     if backend == "interpret" and importlib.util.find_spec("numpy") is None:
         raise MissingExtra(what="backend='interpret'", packages="numpy", extra="cpu")
     if backend == "native":
-        from tracejit.runtime.targets import choose
-
-        missing = choose(backend, "cpu").reason
+        missing = targets.choose(backend, "cpu").reason
         if missing is not None:
             raise click.UsageError(f"--backend native: {missing.text}")
 
@@ -228,15 +227,11 @@ def _compiled(function: Any, backend: str | None, target: str | None) -> Any:
 
 def nothing_here() -> bool:
     """Whether this machine has neither a GPU nor what native kernels need."""
-    from tracejit.runtime import targets
-
     return targets.only_cpu() and targets.choose("auto", "cpu").reason is not None
 
 
 def backend_for(target: str) -> str:
     """The backend that compiles for a target; "auto" for none."""
-    from tracejit.runtime import targets
-
     return "triton" if targets.is_gpu(target) else targets.kind_of(target) or "auto"
 
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from tracejit.runtime.config import size_of
+from tracejit.runtime.version import FORMATS
 
-SCHEMA = 1  # of every JSON document; a field that changes its meaning raises it
 _WIDE = 10_000  # no line is broken where the output is not a terminal
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -42,7 +42,7 @@ def console() -> Console:
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON object on standard output, with the schema's number first."""
-    click.echo(json.dumps({"schema": SCHEMA, **document}, indent=1))
+    click.echo(json.dumps({"schema": FORMATS["json"], **document}, indent=1))
 
 
 def source(out: Console, text: str, language: str = "python") -> None:

@@ -296,7 +296,11 @@ def _place(root: Value, domain: Domain) -> tuple[tuple[Index, ...], Scalar | Non
     if index is not None:
         return index, None
     if domain.dims or per_row or numel(root.sizes) > numel(domain.sizes):
-        raise CannotFuse(f"{list(root.sizes)} is neither one element an iteration nor one a row")
+        loops = f"the loops over {list(domain.sizes)}"
+        raise CannotFuse(
+            f"results of {list(root.sizes)} are neither one for each step of {loops} nor one for "
+            "each of their rows"
+        )
     return delinear(domain.rows, root.sizes), index_value(domain.rows) < numel(root.sizes)
 
 

@@ -58,6 +58,12 @@ def sinc(x: Scalar) -> Scalar:
     return where(x.eq(0), operand(1, x.dtype), sin(angle) / angle)
 
 
+def entropy(x: Scalar, *, step: Step) -> Scalar:
+    """`-x log(x)`, 0 at 0 and minus infinity below."""
+    outside = where(x < 0, operand(-math.inf, x.dtype), abs(x))
+    return where(x > 0, -x * step(log(x)), outside)
+
+
 def fmax(x: Scalar, y: Scalar) -> Scalar:
     """The larger; NaN loses."""
     return make("fmax", x, y) if is_float(x) else maximum(x, y)
@@ -94,3 +100,4 @@ pointwise(
 pointwise("logaddexp", logaddexp, operands=2, rule=floating, rounds=always)
 pointwise("logaddexp2", logaddexp2, operands=2, rule=floating, rounds=always)
 pointwise("sinc", sinc, rule=floating)
+pointwise("special_entr", entropy, rule=floating, rounds=always, stepwise=True)

@@ -43,13 +43,13 @@ class Check:
 Probe = Callable[[], Iterator[Check]]
 
 
-def isolated(group: str, probe: Probe) -> Iterator[Check]:
-    """The rows of a probe; what it raises is a row too."""
+def isolated(group: str, probe: Probe, name: str = "check") -> Iterator[Check]:
+    """The rows of a probe; what it raises is a row too, of this name."""
     try:
         yield from probe()
     except Exception as error:  # of any type: it is what the row says
-        first = str(error).partition("\n")[0]
-        yield Check(group, "check", FAULT, f"{type(error).__name__}: {first}")
+        first = str(error).strip().partition("\n")[0]
+        yield Check(group, name, FAULT, f"{type(error).__name__}: {first}")
 
 
 @dataclass(frozen=True)

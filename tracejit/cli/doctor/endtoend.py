@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tracejit.cli.doctor.checks import FAULT, MISSING, OK, PACKAGES, Check
+from tracejit.cli.doctor.checks import FAULT, MISSING, OK, PACKAGES, Check, isolated
 from tracejit.runtime.config import config
 
 TARGET = "cuda:90"
@@ -46,12 +46,7 @@ def end_to_end() -> Iterator[Check]:
             yield Check(GROUP, STEPS["compiled_for_gpu"], FAULT, text)
             return
     for step in (compiled_for_gpu, interpreted, native, on_gpu):
-        try:
-            yield from step()
-        except Exception as error:  # of any type: it is what the row says
-            first = str(error).strip().partition("\n")[0]
-            name = STEPS[step.__name__]
-            yield Check(GROUP, name, FAULT, f"{type(error).__name__}: {first}")
+        yield from isolated(GROUP, step, STEPS[step.__name__])
 
 
 STEPS = {
