@@ -269,9 +269,9 @@ def _floordiv(index: Index, divisor: int) -> Index:
     common = _common_factor(rest, divisor)
     if common > 1:
         return outside + _floordiv(_split(rest, common)[0], divisor // common)
-    (only, coefficient), *more = rest.terms
-    if not more and coefficient == 1 and rest.const == 0 and isinstance(only, FloorDiv):
-        return outside + _floordiv(only.index, only.divisor * divisor)
+    alone = _alone(rest)
+    if isinstance(alone, FloorDiv):
+        return outside + _floordiv(alone.index, alone.divisor * divisor)
     return outside + Index({FloorDiv(rest, divisor): 1}, 0)
 
 
@@ -290,16 +290,16 @@ def _mod(index: Index, divisor: int) -> Index:
     if common > 1:  # (k*a + b) % (k*m) == k*(a % m) + b when 0 <= b < k
         major, minor = _split(rest, common)
         return _mod(major, divisor // common) * common + minor
-    (only, coefficient), *more = rest.terms
-    if (
-        not more
-        and coefficient == 1
-        and rest.const == 0
-        and isinstance(only, Mod)
-        and only.divisor % divisor == 0
-    ):
-        return _mod(only.index, divisor)
+    alone = _alone(rest)
+    if isinstance(alone, Mod) and alone.divisor % divisor == 0:
+        return _mod(alone.index, divisor)
     return Index({Mod(rest, divisor): 1}, 0)
+
+
+def _alone(index: Index) -> Atom | None:
+    """The atom that the index is, if it is nothing more."""
+    (atom, coefficient), *more = index.terms
+    return None if more or coefficient != 1 or index.const else atom
 
 
 def _split(index: Index, unit: int) -> tuple[Index, Index]:
@@ -313,11 +313,8 @@ def _common_factor(rest: Index, divisor: int) -> int:
     """The largest k dividing `divisor` such that the terms not divisible by k stay within 0 … k-1;
     1 if none.
     """
-    for candidate in sorted(
-        {abs(c) for _, c in rest.terms if c and divisor % abs(c) == 0}, reverse=True
-    ):
-        if candidate == 1:
-            break
+    candidates = {abs(c) for _, c in rest.terms if divisor % abs(c) == 0} - {1}
+    for candidate in sorted(candidates, reverse=True):
         low, high = _split(rest, candidate)[1].bounds()
         if low >= 0 and high < candidate:
             return candidate
