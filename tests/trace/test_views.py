@@ -159,7 +159,8 @@ def test_pull(op: str, sizes: Any, new_sizes: Any, args: Any) -> None:
     inputs = (base,) if op == "aten.flip" else (base, new)
     expected = function(op)(*inputs, *args)
     tensors = dict(zip(("base", "new"), inputs))
-    node = Node(op, (*(value(n, t) for n, t in tensors.items()), *args))
+    operands = (*(value(n, t) for n, t in tensors.items()), *args)
+    node = Node(op, operands, outputs=(value("out", expected),))
     row = OPS[op]
     assert row.kind is Kind.PULL and row.pull is not None
     assert row.shape(*node.args) == ("i64", tuple(expected.shape))
