@@ -7,12 +7,13 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from tracejit.entry import Entry
 from tracejit.runtime import forks, log
-from tracejit.runtime.errors import RanEagerly
+from tracejit.runtime.errors import BackendHint, RanEagerly
 from tracejit.runtime.reasons import Failure, Reason
 from tracejit.runtime.targets import Choice
 from tracejit.runtime.worker import worker
@@ -48,13 +49,21 @@ def record(
 
 
 def refuse(dispatcher: Dispatcher, signature: Any, reason: Reason) -> None:
-    """Note why a call was not captured. Raises RanEagerly under strict."""
+    """Note why a call was not captured, with a hint if that can be helped. Raises RanEagerly under
+    strict."""
     reason = dispatcher.placed(reason)
     if dispatcher.is_lasting(reason, signature):
         dispatcher.refused[signature] = reason
     dispatcher.note(reason)
     if dispatcher.strict:
         raise RanEagerly(name=dispatcher.name, reason=reason)
+    if reason.kind == "autograd":
+        text = (
+            f"{dispatcher.name} ran eagerly: {reason.text}, and only inference is compiled; "
+            "use torch.no_grad() or torch.inference_mode()"
+        )
+        with contextlib.suppress(BackendHint):  # nothing is wrong, also where warnings are errors
+            log.warn_once(text, BackendHint, "autograd", up=6)
 
 
 def compile(dispatcher: Dispatcher, entry: Entry, recording: Recording, choice: Choice) -> None:

@@ -274,6 +274,23 @@ def test_what_native_kernels_lack_is_hinted_once(
     assert entries(f) == [] and dispatcher_of(f).reasons[0].kind == "backend"
 
 
+def test_a_call_that_needs_gradients_is_hinted_once() -> None:
+    layer = torch.nn.Linear(40, 4)
+    f, g = tracejit.compile(layer, backend="auto"), tracejit.compile(layer, backend="auto")
+    x = torch.randn(4, 40)
+    with pytest.warns(BackendHint, match=r"Linear ran eagerly: .* torch\.no_grad\(\)") as caught:
+        assert torch.equal(f(x), layer(x))
+    assert len(caught) == 1 and caught[0].filename == __file__
+    for again in (f, g):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again(x)
+    log.forget()
+    with warnings.catch_warnings():  # a program whose warnings are errors goes on all the same
+        warnings.simplefilter("error")
+        assert torch.equal(tracejit.compile(layer, backend="auto")(x), layer(x))
+
+
 def test_a_backend_that_is_not_installed_says_so_and_runs_eagerly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
