@@ -105,6 +105,14 @@ def steps_into(value: Any) -> tuple[str, ...]:
     return next((steps for kind, steps in _INTO if isinstance(value, kind)), ())
 
 
+def default_of(variable: contextvars.ContextVar[Any]) -> Any:
+    """What a context variable gives where nothing was set; None if it raises."""
+    try:
+        return variable.get()
+    except LookupError:
+        return None
+
+
 def has_fallback(kind: type) -> bool:
     """Whether a user's `__getattr__` answers for attributes that are absent."""
     found = static(kind, "__getattr__")

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from tracejit.runtime import private, settings, state
-from tracejit.runtime.constants import LEAVES, MISSING, is_constant
+from tracejit.runtime.constants import LEAVES, MISSING
 from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS
@@ -177,7 +177,7 @@ class Observer:
                 if verdict is not None:
                     self.refuse("impure", f"calls {verdict}", frame)
                 elif key[0] is contextvars.ContextVar:
-                    self.context(arg.__self__, arg.__name__, frame)
+                    self.context(arg.__self__, frame)
                 elif key[1] in settings.SETTINGS or key[1] in settings.SETS:
                     self.setting(arg, frame)
                 elif key[1] in purity.OF_THE_PROCESS:
@@ -280,17 +280,19 @@ class Observer:
             if self.reach.problem is not None:
                 self.refuse(*self.reach.problem, caller)
 
-    def context(self, variable: contextvars.ContextVar[Any], name: str, frame: FrameType) -> None:
-        """A context variable is read or set: guard its value, which must be the same at the end."""
-        if id(variable) in self.contexts:
-            return
-        value = variable.get(MISSING)
-        self.contexts[id(variable)] = (variable, value)
-        node = self.tree.known.get(id(variable))
-        if node is not None:
-            self.reach.child(node, "context", None, value)
-        elif value is not MISSING and not is_constant(value):
+    def context(self, variable: contextvars.ContextVar[Any], frame: FrameType) -> None:
+        """A context variable is read or set: its value is guarded, and must be the same at the
+        end."""
+        if id(variable) not in self.contexts:
+            self.contexts[id(variable)] = (variable, variable.get(MISSING))
+        if id(variable) not in self.tree.known:
             self.refuse("impure", f"reads context variable {variable.name}", frame)
+            return
+        plan = plan_of(frame.f_code)
+        if plan.reads is not None:
+            self.reach.visit(plan, variable)
+            if self.reach.problem is not None:
+                self.refuse(*self.reach.problem, frame)
 
     def of_the_process(self, name: str, frame: FrameType) -> None:
         """User code asks what differs between processes; `__hash__` may call hash."""

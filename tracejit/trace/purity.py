@@ -53,7 +53,7 @@ PURE = frozenset((
 # processes, threads and callers.
 OF_THE_PROCESS = frozenset(
     ("id", "hash", "_getframe", "getrefcount", "get_ident", "__subclasses__", "getprofile")
-    + ("isenabled", "is_tracked", "getrecursionlimit")
+    + ("isenabled", "is_tracked", "getrecursionlimit", "copy_context")
 )
 
 # Builtins that code may call, but not hand on to C.
