@@ -32,10 +32,8 @@ HOLDERS = (
     torch.nn.ParameterDict,
 )  # fmt: skip
 # Objects with a position that no guard describes.
-ITERATORS: tuple[type, ...] = (
-    types.GeneratorType, types.CoroutineType, io.IOBase, type(iter([])), zip, map, enumerate,
-    filter,
-)  # fmt: skip
+WATCHED_ITERATORS = (types.GeneratorType, types.CoroutineType, io.IOBase)
+ITERATORS: tuple[type, ...] = (*WATCHED_ITERATORS, type(iter([])), zip, map, enumerate, filter)
 # Objects whose content is neither an attribute nor an item. Those of exactly these types that are
 # immutable are constants; what remains are subclasses and buffers.
 VALUES: tuple[type, ...] = (numbers.Number, str, bytes, bytearray, memoryview, array.array)
@@ -65,16 +63,26 @@ def is_descriptor(value: Any) -> bool:
     return static(type(value), "__get__") is not MISSING
 
 
+def is_iterator(value: Any) -> bool:
+    """Whether a value is an iterator in C, or a generator."""
+    step = static(type(value), "__next__")
+    return isinstance(value, ITERATORS) or not (step is MISSING or isinstance(step, FunctionType))
+
+
 def content_unseen(value: Any) -> str:
     """What of an object no guard describes: "position" of an iterator in C, "content" of a mapping
     seen through a proxy, "value" of a number's or string's subclass; empty if all can be seen.
     """
-    step = static(type(value), "__next__")
-    if isinstance(value, ITERATORS) or not (step is MISSING or isinstance(step, FunctionType)):
+    if is_iterator(value):
         return "position"
     if isinstance(value, VALUES):
         return "value"
     return "content" if any(map(_is_opaque, type(value).__mro__)) else ""
+
+
+def is_of_c(kind: type) -> bool:
+    """Whether a class is written in C."""
+    return not kind.__flags__ & _HEAP or bool(kind.__flags__ & _IMMUTABLE)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -82,7 +90,7 @@ def _is_opaque(kind: type) -> bool:
     """Whether a class in C keeps something that is neither an attribute nor an item."""
     if issubclass(kind, (*SEEN, *ROUTINES)):
         return False
-    in_c = not kind.__flags__ & _HEAP or bool(kind.__flags__ & _IMMUTABLE)
+    in_c = is_of_c(kind)
     bound = type(kind).__name__ == "pybind11_type" and kind.__module__.partition(".")[0]
     return (in_c and kind is not object) or bound not in (False, "torch", "pybind11_builtins")
 
@@ -161,6 +169,24 @@ def _library_constant(kind: type, name: str, value: Any) -> bool:
     return not is_user_code(owner)
 
 
+def parts_of(value: Any) -> list[Any]:
+    """What an object of C's without a path keeps out of sight: views of dicts, exceptions."""
+    if not isinstance(value, BaseException) and not is_of_c(type(value)):
+        return []
+    parts = gc.get_referents(value)
+    return [part for part in parts if not isinstance(part, (type, *_OF_CODE))]
+
+
+_OF_CODE: tuple[type, ...] = (
+    types.ModuleType, types.FrameType, types.TracebackType, types.CodeType,
+    contextvars.Context,  # a token has it, and does not show it
+)  # fmt: skip
+
+
 def under(value: Any) -> list[Any]:
-    """The containers that an iterator walks."""
-    return [part for part in gc.get_referents(value) if isinstance(part, (*CONTAINERS, *ITERATORS))]
+    """What an iterator in C walks: containers, other iterators, an object with `__getitem__`. Of a
+    generator, whose own frame is looked at when it runs, and of a file the containers."""
+    parts = gc.get_referents(value)
+    if isinstance(value, WATCHED_ITERATORS):
+        return [part for part in parts if isinstance(part, CONTAINERS) or is_iterator(part)]
+    return parts

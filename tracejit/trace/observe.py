@@ -11,8 +11,11 @@ at the end, what was reached is compared with what it was (trace.effects).
 from __future__ import annotations
 
 import contextvars
+import dis
 import functools
 import gc
+import itertools
+import re
 import sys
 from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType
@@ -169,6 +172,8 @@ class Observer:
                     and not isinstance(arg, torch.Tensor)
                 ):
                     self.returned(frame, arg)
+                elif arg is None and is_raising(frame) and is_looked_at(frame):
+                    self.refuse("unguardable", "looks at an exception that it catches", frame)
             elif event == "c_call":
                 key = purity.key_of(arg)
                 verdict = _verdicts.get(key, MISSING)
@@ -182,6 +187,8 @@ class Observer:
                     self.setting(arg, frame)
                 elif key[1] in purity.OF_THE_PROCESS:
                     self.of_the_process(key[1], frame)
+                elif key == _FORMAT and _PARTS.search(arg.__self__):
+                    self.refuse("impure", "formats parts of objects by their names", frame)
         except Exception as error:  # ours: it must not end the user's call
             self.failed(error)
 
@@ -351,6 +358,24 @@ class Observer:
         self.coverage = Coverage(self.reach)
         self.contexts.clear()
         self.fn = self.previous = self.muted = None
+
+
+_FORMAT, _PARTS = (str, "format"), re.compile(r"\{\w*[.\[]")
+
+
+def is_raising(frame: FrameType) -> bool:
+    """Whether a frame ends by a `raise` of its own."""
+    reads = plan_of(frame.f_code).reads
+    if reads is None or not reads.raises:
+        return False
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def is_looked_at(frame: FrameType) -> bool:
+    """Whether what a frame raises may be caught, and looked at, by one that called it."""
+    plans = (plan_of(each.f_code) for each in outward(frame.f_back))
+    inside = itertools.takewhile(lambda plan: plan.origin != OWN, plans)
+    return any(plan.reads is not None and plan.reads.catches for plan in inside)
 
 
 def _asked_by(frame: FrameType) -> str:

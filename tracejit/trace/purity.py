@@ -54,6 +54,7 @@ PURE = frozenset((
 OF_THE_PROCESS = frozenset(
     ("id", "hash", "_getframe", "getrefcount", "get_ident", "__subclasses__", "getprofile")
     + ("isenabled", "is_tracked", "getrecursionlimit", "copy_context")
+    + ("__import__", "exc_info", "exception")
 )
 
 # Builtins that code may call, but not hand on to C.
@@ -149,6 +150,8 @@ def _judge_type(owner: type, name: str) -> str | None:
 
 def _judge_method(owner: Any, name: str) -> str | None:
     kind = type(owner)
+    if kind is types.GeneratorType and name == "send":
+        return "generator.send"  # what is sent arrives in a frame unseen
     if isinstance(owner, PURE_TYPES) or name in _PURE_ON_ANY:
         return None
     if isinstance(owner, contextvars.ContextVar):

@@ -25,7 +25,6 @@ from tracejit.runtime.predicates import is_container
 from tracejit.trace import modules, namespaces, purity
 from tracejit.trace.effects import Effects, held_by, step_of
 from tracejit.trace.kinds import (
-    ITERATORS,
     REMEMBERING,
     ROUTINES,
     class_names,
@@ -34,6 +33,8 @@ from tracejit.trace.kinds import (
     has_fallback,
     is_borrowed,
     is_descriptor,
+    is_iterator,
+    parts_of,
     steps_into,
     under,
 )
@@ -100,7 +101,9 @@ class Reach:
             self.scan(plan, value, node, depth)
         elif isinstance(value, CONTAINERS):
             if len(value) <= MOST_ITEMS and depth < DEEPEST_FRESH:
-                for item in value.values() if isinstance(value, dict) else value:
+                for item in value:
+                    self.visit(plan, item, depth + 1)
+                for item in value.values() if isinstance(value, dict) else ():
                     self.visit(plan, item, depth + 1)
         elif isinstance(value, ModuleType):
             namespaces.loaded(self, plan, value)
@@ -117,14 +120,18 @@ class Reach:
         elif id(value) in self.fresh:
             if depth < DEEPEST_FRESH:
                 self.scan(plan, value, -1, depth + 1)
-        elif isinstance(value, ITERATORS):
+        elif is_iterator(value):
             if depth < DEEPEST_FRESH:
                 for part in under(value):
                     self.visit(plan, part, depth + 1)
         else:
+            if depth < DEEPEST_FRESH:
+                for part in parts_of(value):
+                    self.visit(plan, part, depth + 1)
             try:
                 held = weakref.ref(value)
             except TypeError:
+                self.scan(plan, value, -1, depth + 1)
                 return
             node = self.tree.reference(value)
             self.refs[node] = held

@@ -86,6 +86,8 @@ class Reads:
     asked: tuple[Asked, ...]  # the same of one object
     whole_globals: bool  # calls globals()
     counts: frozenset[str]  # names of which the code does nothing but `x.name += 1`
+    catches: bool  # looks at exceptions that it catches
+    raises: bool  # has a `raise`
 
 
 def analyse(code: CodeType) -> Reads:
@@ -106,14 +108,15 @@ def analyse(code: CodeType) -> Reads:
     loads.update({each.name: None for each in asked if each.name and not each.write})
     stores.update({each.name: None for each in asked if each.name and each.write})
     any_object = [each for each in unknown if each.name is None]
+    by_name = "methodcaller" in mentioned  # `__getattribute__` and `__setattr__` among them
     return Reads(
         tuple(loads), tuple(stores), tuple(found["global"]),
         tuple(found["global store"]), tuple(found["import"]),
         tuple(n for n in found["cell store"] if n in code.co_freevars), tuple(optional),
-        _MATCH_CLASS in code.co_code[::2] or any(not each.write for each in any_object),
-        any(each.write for each in any_object),
+        _MATCH_CLASS in code.co_code[::2] or by_name or any(not e.write for e in any_object),
+        by_name or any(each.write for each in any_object),
         tuple(each for each in asked if each.of is not None), "globals" in found["global"],
-        counts,
+        counts, _catches(code), _RAISE in code.co_code[::2],
     )  # fmt: skip
 
 
@@ -141,6 +144,22 @@ def _cell_name(code: Any, arg: int) -> str:
         return found
     names: tuple[str, ...] = code.co_cellvars + code.co_freevars
     return names[arg]
+
+
+_RAISE = opcode.opmap["RAISE_VARARGS"]
+
+
+def _catches(code: CodeType) -> bool:
+    """Whether the code has an `except … as name` that uses the name: such a handler ends by
+    setting it to None and deleting it."""
+    steps = _steps(code)
+    bound = {
+        step.value
+        for before, step in zip(steps, steps[1:])
+        if step.name.startswith("DELETE_") and before.name.startswith("STORE_")
+        if before.value == step.value
+    }
+    return any(step.name.startswith("LOAD_") and step.value in bound for step in steps)
 
 
 _ADDS = frozenset(("BINARY_ADD", "BINARY_SUBTRACT", "INPLACE_ADD", "INPLACE_SUBTRACT"))
