@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import torch
 
 from tracejit.runtime import private, settings, state
-from tracejit.runtime.constants import LEAVES, MISSING
+from tracejit.runtime.constants import LEAVES, MISSING, is_constant
 from tracejit.runtime.guards import GuardSet, Node, parameter_names
 from tracejit.runtime.origins import CORE, LIBRARY, OWN, USER, origin_of_code
 from tracejit.runtime.paths import STEPS
@@ -290,13 +290,13 @@ class Observer:
     def context(self, variable: contextvars.ContextVar[Any], frame: FrameType) -> None:
         """A context variable is read or set: its value is guarded, and must be the same at the
         end."""
-        if id(variable) not in self.contexts:
-            self.contexts[id(variable)] = (variable, variable.get(MISSING))
+        value, plan = variable.get(MISSING), plan_of(frame.f_code)
+        self.contexts.setdefault(id(variable), (variable, value))
         if id(variable) not in self.tree.known:
-            self.refuse("impure", f"reads context variable {variable.name}", frame)
-            return
-        plan = plan_of(frame.f_code)
-        if plan.reads is not None:
+            settings = plan.origin == CORE and (value is MISSING or is_constant(value))  # torch's
+            if not settings:
+                self.refuse("impure", f"reads context variable {variable.name}", frame)
+        elif plan.reads is not None:
             self.reach.visit(plan, variable)
             if self.reach.problem is not None:
                 self.refuse(*self.reach.problem, frame)
