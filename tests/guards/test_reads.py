@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tracejit.runtime.constants import decode, differ, encode, is_constant, same
-from tracejit.trace.reads import Asked, analyse, line_of_store
+from tracejit.trace.effects import line_of_store
+from tracejit.trace.reads import Asked, analyse
 
 
 class Color(enum.Enum):

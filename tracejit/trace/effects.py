@@ -6,6 +6,8 @@ watches the rest. trace.changes compares both with what is there in the end.
 
 from __future__ import annotations
 
+import dis
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +18,6 @@ import torch
 
 from tracejit.runtime.constants import MISSING, is_constant, same
 from tracejit.runtime.paths import STEPS, TABLES, instance_dict, static
-from tracejit.trace.reads import line_of_store
 
 
 @dataclass(slots=True)
@@ -140,3 +141,22 @@ def _snapshot(value: Any) -> _Snapshot:
 def place_of(watch: Watched) -> str:
     """file:line of the store."""
     return f"{watch.code.co_filename}:{line_of_store(watch.code, watch.name)}"
+
+
+def line_of_store(code: CodeType, name: str) -> int:
+    """The line where the code stores attribute or variable `name`; its first line if it does not
+    say.
+    """
+    line = code.co_firstlineno
+    for instruction in dis.get_instructions(code):
+        line = _line(instruction) or line
+        stores = instruction.opname.startswith(("STORE_", "DELETE_"))
+        if stores and instruction.argval == name:
+            return line
+    return code.co_firstlineno
+
+
+def _line(instruction: Any) -> int | None:
+    newer = sys.version_info >= (3, 13)
+    line: int | None = instruction.line_number if newer else instruction.starts_line
+    return line

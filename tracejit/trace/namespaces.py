@@ -1,9 +1,10 @@
-"""Globals and modules: which of what they hold under the names that code loads is guarded, and what
-is covered by version.
+"""Globals, modules and context variables: which of what they hold under the names that code loads
+is guarded, and what is covered by version.
 """
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import sys
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -15,7 +16,7 @@ from tracejit.runtime.constants import MISSING, is_constant
 from tracejit.runtime.origins import CORE, LIBRARY, USER, is_user_code, origin_of_file
 from tracejit.runtime.paths import instance_dict
 from tracejit.trace import purity
-from tracejit.trace.kinds import ROUTINES
+from tracejit.trace.kinds import ROUTINES, default_of
 from tracejit.trace.plans import Plan
 from tracejit.trace.reads import passes_on
 from tracejit.trace.tree import CONTAINERS
@@ -143,3 +144,13 @@ def by_version(value: Any, origin: str) -> bool:
         return False
     # Large tables, and registries of classes that the library itself extends as it goes.
     return len(value) > 64 or (isinstance(value, set) and not all(map(is_constant, value)))
+
+
+def context(
+    reach: Reach, plan: Plan, variable: contextvars.ContextVar[Any], node: int, depth: int
+) -> None:
+    """What a context variable holds, whoever asks it: C code does so unseen."""
+    held = variable.get(MISSING)
+    if held is MISSING and not is_constant(default_of(variable)):
+        reach.refuse("unguardable", f"the default of {variable.name} is an object")
+    reach.step(plan, node, "context", None, held, depth)

@@ -11,10 +11,8 @@ at the end, what was reached is compared with what it was (trace.effects).
 from __future__ import annotations
 
 import contextvars
-import dis
 import functools
 import gc
-import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -46,6 +44,9 @@ from tracejit.trace.plans import (
     SKIP,
     TELLING,
     Plan,
+    asked_by,
+    is_looked_at,
+    is_raising,
     plan_of,
 )
 from tracejit.trace.reach import Reach
@@ -200,7 +201,7 @@ class Observer:
             name = f"{frame.f_globals['__name__']}.{plan.code.co_name}"
             self.refuse("random", f"calls {name}", frame)
         elif plan.treatment == TELLING:
-            if _asked_by(frame) in FOREIGN:
+            if asked_by(frame) in FOREIGN:
                 home = frame.f_globals.get("__name__")
                 name = getattr(plan.code, "co_qualname", plan.code.co_name)
                 self.refuse("impure", f"runs {home}.{name}", frame)
@@ -361,27 +362,6 @@ class Observer:
 
 
 _FORMAT, _PARTS = (str, "format"), re.compile(r"\{\w*[.\[]")
-
-
-def is_raising(frame: FrameType) -> bool:
-    """Whether a frame ends by a `raise` of its own."""
-    reads = plan_of(frame.f_code).reads
-    if reads is None or not reads.raises:
-        return False
-    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["RAISE_VARARGS"]
-
-
-def is_looked_at(frame: FrameType) -> bool:
-    """Whether what a frame raises may be caught, and looked at, by one that called it."""
-    plans = (plan_of(each.f_code) for each in outward(frame.f_back))
-    inside = itertools.takewhile(lambda plan: plan.origin != OWN, plans)
-    return any(plan.reads is not None and plan.reads.catches for plan in inside)
-
-
-def _asked_by(frame: FrameType) -> str:
-    """The origin of the code on whose behalf a function of the standard library runs."""
-    callers = (plan_of(each.f_code) for each in outward(frame.f_back))
-    return next((plan.origin for plan in callers if not plan.computes), OWN)
 
 
 def _in_setattr(frame: FrameType) -> bool:

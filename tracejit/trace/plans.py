@@ -4,11 +4,13 @@ process.
 
 from __future__ import annotations
 
+import dis
 import functools
+import itertools
 import os
 import sys
 from dataclasses import dataclass, field
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 from tracejit.runtime.origins import (
@@ -21,6 +23,7 @@ from tracejit.runtime.origins import (
     origin_of_code,
     package_of_file,
 )
+from tracejit.trace.frames import outward
 from tracejit.trace.reads import Reads, analyse
 
 # Folders and files of torch and the standard library whose frames hold state in the objects they
@@ -181,3 +184,24 @@ def _file(code: CodeType) -> str:
     if name.startswith("<frozen "):
         name = STDLIB + name[len("<frozen ") : -1].replace(".", "/") + ".py"
     return name.replace(os.sep, "/")
+
+
+def is_raising(frame: FrameType) -> bool:
+    """Whether a frame ends by a `raise` of its own."""
+    reads = plan_of(frame.f_code).reads
+    if reads is None or not reads.raises:
+        return False
+    return frame.f_code.co_code[frame.f_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def is_looked_at(frame: FrameType) -> bool:
+    """Whether what a frame raises may be caught, and looked at, by one that called it."""
+    plans = (plan_of(each.f_code) for each in outward(frame.f_back))
+    inside = itertools.takewhile(lambda plan: plan.origin != OWN, plans)
+    return any(plan.reads is not None and plan.reads.catches for plan in inside)
+
+
+def asked_by(frame: FrameType) -> str:
+    """The origin of the code on whose behalf a function of the standard library runs."""
+    callers = (plan_of(each.f_code) for each in outward(frame.f_back))
+    return next((plan.origin for plan in callers if not plan.computes), OWN)

@@ -29,7 +29,6 @@ from tracejit.trace.kinds import (
     ROUTINES,
     class_names,
     content_unseen,
-    default_of,
     has_fallback,
     is_borrowed,
     is_descriptor,
@@ -174,7 +173,7 @@ class Reach:
         elif is_container(value):
             self.container(plan, value, node, depth)
         elif isinstance(value, ContextVar):
-            self.context(plan, value, node, depth)
+            namespaces.context(self, plan, value, node, depth)
         elif steps := steps_into(value):
             for step in steps:
                 self.step(plan, node, step, None, STEPS[step](value, None), depth)
@@ -187,13 +186,6 @@ class Reach:
             isinstance(value, FunctionType) and is_user_code(value)
         ):
             self.instance(plan, value, node, depth)
-
-    def context(self, plan: Plan, variable: ContextVar[Any], node: int, depth: int) -> None:
-        """What a context variable holds, whoever asks it: C code does so unseen."""
-        held = variable.get(MISSING)
-        if held is MISSING and not is_constant(default_of(variable)):
-            self.refuse("unguardable", f"the default of {variable.name} is an object")
-        self.step(plan, node, "context", None, held, depth)
 
     def watch(self, plan: Plan, value: Any, node: int) -> None:
         """Attributes of an object that the plan's code may store to."""

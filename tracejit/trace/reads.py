@@ -385,21 +385,3 @@ def _is_called(steps: list[_Step], at: int) -> bool:
         if depth < 0:
             return False
     return False
-
-
-def line_of_store(code: CodeType, name: str) -> int:
-    """The line where the code stores attribute or variable `name`; its first line if it does not
-    say.
-    """
-    line = code.co_firstlineno
-    for instruction in dis.get_instructions(code):
-        line = _line(instruction) or line
-        stores = instruction.opname.startswith(("STORE_", "DELETE_"))
-        if stores and instruction.argval == name:
-            return line
-    return code.co_firstlineno
-
-
-def _line(instruction: Any) -> int | None:
-    line: int | None = instruction.line_number if _VERSION >= (3, 13) else instruction.starts_line
-    return line
