@@ -106,6 +106,11 @@ class Config:
     verify: bool = False
 
 
+def legal(field: str) -> str:
+    """The legal values of a setting in words."""
+    return next(flag.legal for flag in FLAGS if flag.field == field)
+
+
 def read(environ: Mapping[str, str]) -> Config:
     """The settings that `environ` asks for.
 

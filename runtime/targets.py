@@ -88,6 +88,11 @@ def is_gpu(target: str) -> bool:
     return kind_of(target) in ("cuda", "hip")
 
 
+def backend_for(target: str) -> str:
+    """The backend that compiles for a target; "auto" for none."""
+    return "triton" if is_gpu(target) else kind_of(target) or "auto"
+
+
 def gpu_target() -> str:
     """The target of the current GPU."""
     import torch

@@ -14,7 +14,7 @@ from tracejit.api import dispatcher_of, is_compiled, wrap
 from tracejit.dispatch import Dispatcher, Options
 from tracejit.runtime import bundle, cache
 from tracejit.runtime.bundle import Bundle
-from tracejit.runtime.config import FLAGS, TARGET
+from tracejit.runtime.config import TARGET, legal
 from tracejit.runtime.errors import BadOption, BuildWarning, CompilerError, NotBuilt
 from tracejit.runtime.files import write_atomically
 from tracejit.runtime.guards import GuardSet
@@ -72,8 +72,7 @@ def check(args: Any, target: Any) -> None:
     if not isinstance(args, (tuple, list)):
         raise BadOption(name="args", value=type(args).__name__, legal="a tuple of arguments")
     if not isinstance(target, str) or not TARGET.fullmatch(target):
-        legal = next(flag.legal for flag in FLAGS if flag.field == "target")
-        raise BadOption(name="target", value=target, legal=legal)
+        raise BadOption(name="target", value=target, legal=legal("target"))
 
 
 def recorded(

@@ -10,7 +10,7 @@ CONTRIBUTING.md.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from tracejit.ir.execute import execute, run_node, with_strides
 from tracejit.ir.graph import Graph, Value
 from tracejit.runtime import devices
 from tracejit.runtime.outputs import compile_tree
-from tracejit.runtime.targets import is_gpu, kind_of
+from tracejit.runtime.targets import backend_for
 from tracejit.trace.recorder import record
 
 Tensors = Sequence[torch.Tensor]
@@ -49,7 +49,9 @@ def check_kernels(f: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Chec
     Differences beyond torch.testing's tolerances of the dtype are reported, not raised. Raises
     ValueError, with the reason, for a call that cannot be recorded.
     """
-    return Check(f, args, kwargs, "interpret").launches()
+    check = Check(f, args, kwargs, "interpret")
+    *_, (_, graph) = check.passed()
+    return check.launches(graph)
 
 
 class Check:
@@ -75,9 +77,9 @@ class Check:
         """Every stage of the compiler, in order, as soon as it is known. The first that is wrong,
         or raises, is at fault; nothing comes after one that raises."""
         try:
-            yield from self.graphs()
+            graph = yield from self.graphs()
             self.asked = GENERATOR
-            yield from self.launches()
+            yield from self.launches(graph)
             self.asked = CALL
             yield from self.calls()
         except Exception as error:  # of any type: the stage that raised it is at fault
@@ -93,8 +95,9 @@ class Check:
         with torch.random.fork_rng():
             return work()
 
-    def graphs(self) -> Iterator[Checked]:
-        """What was recorded beside eager, then each pass beside what was recorded."""
+    def graphs(self) -> Generator[Checked, None, Graph]:
+        """What was recorded beside eager, then each pass beside what was recorded. Gives the last
+        graph."""
         want = tensors_in(self.alike(self.call))
         first = self.executed(self.graph)
         rebuild = compile_tree(self.recording.outputs)
@@ -102,6 +105,7 @@ class Check:
         yield compared(RECORDER, tensors_in(made), want)
         for name, graph in self.passed():
             yield compared(name, self.executed(graph), first)
+        return graph
 
     def passed(self) -> Iterator[tuple[str, Graph]]:
         """The graph after each pass for the target."""
@@ -117,9 +121,8 @@ class Check:
         outputs, writes = self.alike(run)
         return [*outputs, *writes.values()]
 
-    def launches(self) -> list[Checked]:
-        """Each launch of the program, given eager's values."""
-        *_, (_, graph) = self.passed()
+    def launches(self, graph: Graph) -> list[Checked]:
+        """Each launch of the program that a graph becomes, given eager's values."""
         program, sources = self.pipeline.scheduled(graph)
         binaries = self.pipeline.compile(sources)
         kernels = {name: devices.load(sources[name], binaries[name]) for name in sources}
@@ -133,8 +136,7 @@ class Check:
         """The call as `tracejit.compile` makes it, when nothing is recorded any more."""
         from tracejit import compile
 
-        target = self.pipeline.target
-        backend = "triton" if is_gpu(target) else kind_of(target)
+        backend = backend_for(self.pipeline.target)
         compiled = compile(self.call.func, backend=backend, wait=True)
         again = functools.partial(compiled, *self.call.args, **self.call.keywords)
         self.alike(again)

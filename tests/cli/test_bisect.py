@@ -20,7 +20,7 @@ from tracejit.fuse.scalar import Scalar
 from tracejit.ir import passes
 from tracejit.ir.graph import Graph
 from tracejit.ops.table import OPS
-from tracejit.runtime import bind
+from tracejit.runtime import bind, devices
 from tracejit.runtime.plan import Plan
 
 MODEL = """\
@@ -141,6 +141,16 @@ def test_a_planted_mistake_is_found_in_its_stage(
     data = json.loads(run("bad:f", "--inputs", "inputs", "--backend", "interpret", "--json").output)
     assert data["fault"] == data["stages"][-1] and data["fault"]["stage"] == stage
     assert [step["wrong"] for step in data["stages"][:-1]] == [""] * (len(data["stages"]) - 1)
+
+
+def test_a_kernel_that_raises_is_the_generators_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise LookupError("broken")
+
+    monkeypatch.setattr(devices, "load", lambda *args: broken)
+    done = run("bad.py:f", "--inputs", "inputs", "--backend", "interpret")
+    assert done.exit_code == 1, done.output
+    assert f"at fault: {GENERATOR}\n  LookupError: broken" in done.output
 
 
 @pytest.mark.parametrize("backend", ["auto", "interpret", "reference"])

@@ -99,7 +99,7 @@ def compared(
 
 
 def verdict(stage: Checked) -> str:
-    """`off by 3e-08`, or the first line of what is wrong."""
+    """`off by 3e-08`, and whether that is too much."""
     off = f"off by {stage.difference:.1e}" if stage.difference else "equal"
     return f"WRONG: {off}" if stage.wrong else off
 
@@ -110,15 +110,19 @@ def conclusion(fault: Checked | None, target: str) -> str:
         return f"every stage agrees with eager, compiled for {target}"
     lines = [f"at fault: {fault.stage}" + (f", kernel {fault.kernel}" if fault.kernel else "")]
     lines += [f"  {line}" for line in fault.wrong.splitlines() if line]
-    return "\n".join([*lines, f"  {ADVICE.get(fault.stage, PASS)}"])
+    return "\n".join([*lines, f"  {advice(fault.stage)}"])
 
 
-PASS = "a pass over the graph: TRACEJIT_DEBUG=3 prints the graph after each"
-ADVICE = {
-    "recorder": "what was recorded, run by torch, differs from the call itself",
-    "loop nest": "the nest in plain torch differs too: backend='reference' reproduces it",
-    "generator": "the nest in plain torch is right, its machine code is not: TRACEJIT_DEBUG=4 "
-    "prints the kernel",
-    "compiled call": "each kernel is right by itself: guards, the plan, or what the disk holds "
-    "(tracejit cache clear)",
-}
+def advice(stage: str) -> str:
+    """What to look at where a stage is at fault."""
+    from tracejit.check import CALL, GENERATOR, NEST, RECORDER
+
+    found = {
+        RECORDER: "what was recorded, run by torch, differs from the call itself",
+        NEST: "the nest in plain torch differs too: backend='reference' reproduces it",
+        GENERATOR: "the nest in plain torch is right, its machine code is not: TRACEJIT_DEBUG=4 "
+        "prints the kernel",
+        CALL: "each kernel is right by itself: guards, the plan, or what the disk holds "
+        "(tracejit cache clear)",
+    }
+    return found.get(stage, "a pass over the graph: TRACEJIT_DEBUG=3 prints the graph after each")

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from tracejit.cli import locate, terminal
 from tracejit.runtime import targets
-from tracejit.runtime.config import FLAGS, TARGET, config
+from tracejit.runtime.config import TARGET, config, legal
 from tracejit.runtime.errors import MissingExtra, TracejitError
 
 if TYPE_CHECKING:
@@ -122,18 +122,13 @@ def check(backend: str | None, target: str | None) -> None:
     """Raises click.UsageError for a target that is none or a backend that this version lacks,
     MissingExtra for one whose packages are not installed."""
     if target is not None and not TARGET.fullmatch(target):
-        raise click.UsageError(f"--target {target!r} is none of {_targets()}")
+        raise click.UsageError(f"--target {target!r} is none of {legal('target')}")
     if backend == "interpret" and importlib.util.find_spec("numpy") is None:
         raise MissingExtra(what="backend='interpret'", packages="numpy", extra="cpu")
     if backend == "native":
         missing = targets.choose(backend, "cpu").reason
         if missing is not None:
             raise click.UsageError(f"--backend native: {missing.text}")
-
-
-def _targets() -> str:
-    """The legal targets in words."""
-    return next(flag.legal for flag in FLAGS if flag.field == "target")
 
 
 @contextmanager
@@ -217,7 +212,7 @@ def _compiled(function: Any, backend: str | None, target: str | None) -> Any:
     elif backend is None and not config.target and nothing_here():
         config.target = OFFLINE
     own = api.dispatcher_of(function).options.backend if api.is_compiled(function) else "auto"
-    chosen = backend or (backend_for(config.target) if target or own == "auto" else own)
+    chosen = backend or (targets.backend_for(config.target) if target or own == "auto" else own)
     if api.is_compiled(function):
         if chosen == own:
             return function
@@ -228,11 +223,6 @@ def _compiled(function: Any, backend: str | None, target: str | None) -> Any:
 def nothing_here() -> bool:
     """Whether this machine has neither a GPU nor what native kernels need."""
     return targets.only_cpu() and targets.choose("auto", "cpu").reason is not None
-
-
-def backend_for(target: str) -> str:
-    """The backend that compiles for a target; "auto" for none."""
-    return "triton" if targets.is_gpu(target) else targets.kind_of(target) or "auto"
 
 
 STYLES = (  # of lines in a terminal, by how they begin; the first that fits

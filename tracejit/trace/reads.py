@@ -43,6 +43,7 @@ _NAMING = {
 _LOADS = frozenset(op for op, (kind, _) in _NAMING.items() if kind == "load")
 _GLOBALS = frozenset(op for op, (kind, _) in _NAMING.items() if kind == "global")
 _EXTENDED = _OP["EXTENDED_ARG"]
+_POP_EXCEPT, _RAISE = _OP["POP_EXCEPT"], _OP["RAISE_VARARGS"]
 _MATCH_CLASS = _OP["MATCH_CLASS"]  # reads attributes named in a constant or by the class
 
 _READS = frozenset(("getattr", "hasattr"))
@@ -109,14 +110,15 @@ def analyse(code: CodeType) -> Reads:
     stores.update({each.name: None for each in asked if each.name and each.write})
     any_object = [each for each in unknown if each.name is None]
     by_name = "methodcaller" in mentioned  # `__getattribute__` and `__setattr__` among them
+    operations = code.co_code[::2]
     return Reads(
         tuple(loads), tuple(stores), tuple(found["global"]),
         tuple(found["global store"]), tuple(found["import"]),
         tuple(n for n in found["cell store"] if n in code.co_freevars), tuple(optional),
-        _MATCH_CLASS in code.co_code[::2] or by_name or any(not e.write for e in any_object),
+        _MATCH_CLASS in operations or by_name or any(not e.write for e in any_object),
         by_name or any(each.write for each in any_object),
         tuple(each for each in asked if each.of is not None), "globals" in found["global"],
-        counts, _catches(code), _RAISE in code.co_code[::2],
+        counts, _POP_EXCEPT in operations and _catches(code), _RAISE in operations,
     )  # fmt: skip
 
 
@@ -144,9 +146,6 @@ def _cell_name(code: Any, arg: int) -> str:
         return found
     names: tuple[str, ...] = code.co_cellvars + code.co_freevars
     return names[arg]
-
-
-_RAISE = opcode.opmap["RAISE_VARARGS"]
 
 
 def _catches(code: CodeType) -> bool:
